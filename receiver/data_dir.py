@@ -35,7 +35,7 @@ _PIPE = "worker.fifo"
 _OF_LEDGER = ("", "-wal", "-shm", "-journal", ".lock", ".open")
 # Root, and the user that root of a host is inside a container's user namespace.
 _TRUSTED_OWNERS = (0, 65534)
-# Characters of a generated secret that somebody has replaced.
+# The fewest characters of a generated secret that was replaced by another.
 MIN_SECRET = 16
 # The umask before the first ``write_for_owner_only``.
 _callers_umask: list[int] = []
@@ -138,12 +138,12 @@ def close_to_others(path: Path, ledger: Path) -> None:
 
 
 def require_own(path: Path, ledger: Path | None = None) -> None:
-    """Raise ConfigurationError if somebody else may have written what we are about to trust.
+    """Raise ConfigurationError if another user may have written what we are about to trust.
 
-    In DATA_DIR nothing of the service is a symbolic link, all of it belongs to our user, and nobody
-    else may write there; DATA_DIR itself may belong to root, as a volume does. A folder where a
-    file should be, a pipe and the like are mistakes too. Each comes with the command that corrects
-    it. ``ledger`` is the ledger's file, if it is SQLite.
+    In DATA_DIR nothing of the service is a symbolic link, all of it belongs to our user, and no
+    other user may write there; DATA_DIR itself may belong to root, as a volume does. A folder where
+    a file should be, a pipe and the like are mistakes too. Each comes with the command that
+    corrects it. ``ledger`` is the ledger's file, if it is SQLite.
     """
     folders = [path / name for name in _FOLDERS]
     files = [one for pattern in _FILES for one in path.glob(pattern)]

@@ -78,7 +78,7 @@ forwarded_allow_ips = with_mapped(os.environ.get("FORWARDED_ALLOW_IPS", ""))
 accesslog = None
 errorlog = "-"
 loglevel = "error"
-# Nobody controls gunicorn by a socket, and a service without a home cannot create one.
+# gunicorn is not controlled by a socket, and a service without a home cannot create one.
 control_socket_disable = True
 # The heartbeat file must not wait for a busy disk.
 _MEMORY = "/dev/shm"  # noqa: S108 - gunicorn creates a private file there

@@ -53,7 +53,7 @@ class LedgerJobs:
         return self._is_checked
 
     def require_service(self) -> None:
-        """Raise ConfigurationError if nobody would archive a job's result; checked once."""
+        """Raise ConfigurationError if no worker would archive a job's result; checked once."""
         with self._checking:
             if not self._is_checked:
                 preflight.require_service(self._services)

@@ -13,7 +13,7 @@ from receiver import installation
 from receiver.cli.base import load, reports_errors
 from receiver.errors import ConfigurationError, ReceiverError
 from receiver.jobs.request import DEFAULT_MODEL
-from receiver.model import Mode, Provider
+from receiver.model import Api, Mode, Provider
 from submitter.job import Asset, Job
 from submitter.submit import Submitter, default_mode
 
@@ -56,7 +56,7 @@ class Tools:
         self._submitter = submitter
         self._mode = mode
 
-    async def submit(  # noqa: PLR0917 - a tool has its arguments by name
+    async def submit(  # noqa: PLR0913, PLR0917 - a tool has its arguments by name
         self,
         prompt: str,
         model: str = DEFAULT_MODEL,
@@ -65,12 +65,22 @@ class Tools:
         key: str | None = None,
         provider: str = Provider.GRSAI.value,
         params: dict[str, Any] | None = None,
+        variants: int | None = None,
+        mode: str | None = None,
+        api: str = Api.DRAW.value,
+        batch: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        folder: str = "",
+        webhook: str | None = None,
     ) -> dict[str, Any]:
         """Post one paid job and return it at once; wait for it with its ref.
 
-        size is a ratio (3:2), pixels (1024x1024) or 1K, 2K, 4K. images are URLs of reference
-        pictures. key is your own name for the job: with the same key nothing is paid again. params
-        are sent to the provider unchanged.
+        size is a ratio (3:2), pixels (1024x1024) or 1K, 2K, 4K; variants is the number of pictures.
+        images are URLs of reference pictures. key is your own name for the job: with the same key
+        nothing is paid again. params are sent to the provider unchanged. mode is how the result
+        arrives (webhook, poll or stream); leave it out. api is draw, or api for GRSAI's newer one.
+        batch is your name for several jobs, metadata a small object to find the job by, folder a
+        folder of the archive for the pictures, webhook a URL that gets the job's events.
         """
         asked: dict[str, Any] = {
             "model": model,
@@ -79,7 +89,13 @@ class Tools:
             "params": params or {},
             "key": key,
             "provider": provider,
-            "mode": self._mode,
+            "variants": variants,
+            "mode": self._mode if mode is None else mode,
+            "api": api,
+            "batch": batch,
+            "metadata": metadata or {},
+            "folder": folder,
+            "webhook": webhook,
         }
         job = await asyncio.to_thread(self._submitter.submit, prompt, **asked)
         return in_short(job)

@@ -1,4 +1,4 @@
-"""The check before the first POST: somebody must be there to archive the result of a paid job.
+"""The check before the first POST: a worker must be there to archive the result of a paid job.
 
 Either a worker serves the ledger, or PUBLIC_URL leads to a service of the same ledger. A machine
 that cannot reach its own PUBLIC_URL (some routers do not route back in) is fine with a worker.
@@ -39,7 +39,7 @@ def require_ledger(services: Services) -> None:
 
 
 def require_service(services: Services) -> None:
-    """Raise ConfigurationError if nobody is known who would archive the result of a job."""
+    """Raise ConfigurationError if no known worker would archive the result of a job."""
     require(lambda: "" if services.has_worker() else _without_worker(services))
 
 

@@ -35,7 +35,7 @@ class Transport(Protocol):
         """Where the bytes of pictures come from."""
 
     def require_service(self) -> None:
-        """Raise ConfigurationError if nobody would archive a job's result; checked once."""
+        """Raise ConfigurationError if no worker would archive a job's result; checked once."""
 
     def post(self, request: Mapping[str, Any]) -> str:
         """Post a job and return its ref; ``request`` are the arguments of ``submit``.
@@ -95,7 +95,7 @@ class Submitter:
     wrong or missing setting, or without a ledger, and LedgerError if the ledger, or the service,
     cannot be used.
 
-    ``check``: before the first POST make sure that somebody would archive the result, see
+    ``check``: before the first POST make sure that a worker would archive the result, see
     ``submitter.preflight``. Without it a ledger is created if there is none.
     """
 
@@ -210,7 +210,7 @@ class Submitter:
         return self._jobs.is_checked
 
     def require_service(self) -> None:
-        """Raise ConfigurationError if nobody would archive a job's result; checked once."""
+        """Raise ConfigurationError if no worker would archive a job's result; checked once."""
         self._jobs.require_service()
 
     def is_same_request(self, ref: str, request: Mapping[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from receiver import data_dir
 # The machine may be busy, so no example is too slow.
 SLOW: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 SAME: dict[str, Any] = {"derandomize": True, "database": None, **SLOW}
-settings.register_profile("repeatable", max_examples=50, **SAME)
+settings.register_profile("repeatable", max_examples=25, **SAME)
 settings.register_profile("thorough", max_examples=150, **SAME)
 settings.register_profile("search", max_examples=2000, **SLOW)
 settings.load_profile("repeatable")

@@ -143,12 +143,14 @@ class Archiver:
         """Return the job's end if this is its last asset, so that both end in one transaction.
 
         Not after a crash: if the manifest is what makes workers crash, the next attempt must finish
-        the asset without it.
+        the asset without it. If no manifest was created in its folder, the asset is settled here.
         """
-        if claimed.row.crashes:
-            return None
-        with tracing.step("conclude"):
-            return self._conclusion.prepare_with_last(claimed, stored)
+        prepare = self._conclusion.prepare_with_last
+        with tracing.step("conclude"), self._noting_store_errors():
+            end = None if claimed.row.crashes else prepare(claimed, stored)
+            if end is None:
+                self._store.settle(stored.key)
+            return end
 
     def _archive(
         self, claimed: Claimed[Asset], progress: Progress | None
@@ -197,6 +199,7 @@ class Archiver:
                 sha256=stored.sha256,
                 content_type=stored.content_type,
                 hashed=hashed,
+                settled=False,
             )
 
     def _adopt_instead(
@@ -279,8 +282,7 @@ class Archiver:
         except OSError as error:
             raise StoreError(f"cannot use {path}: {error.strerror}") from error
         finally:
-            # It may not exist, or the disk may be read-only now. A starting worker empties the
-            # folder.
+            # It may not exist, or the disk may be read-only. A starting worker empties the folder.
             with suppress(OSError):
                 path.unlink()
 
@@ -363,7 +365,7 @@ class Archiver:
         """Return whether the source served too many files that are no picture; count this one.
 
         Other faults do not count: they may last until the URL ends. Neither does a file that the
-        archive could not store: it was paid for, and nobody could accept it.
+        archive could not store: it was paid for, and could not be accepted later.
         """
         if isinstance(error, NotThePictureError):
             if asset.url.startswith(INLINE):

@@ -3,8 +3,8 @@
 The inspector may be wrong, and a file was paid for. So the last rejected file of each asset is
 stored in a folder of its own in the archive, up to a size per job and in total. It is removed when
 a later file of the asset is archived, or when there is no more room: first older files of the same
-job, then the oldest of all. The limit per job comes first, so whoever controls the URLs of one job
-cannot push out the files of others.
+job, then the oldest of all. The limit per job comes first, so an attacker who controls the URLs of
+one job cannot push out the files of others.
 
 An object is deleted before the ledger forgets it. So the ledger knows every object, unless a
 worker is killed, or loses its claim, between storing one and recording it. When the asset is lost,

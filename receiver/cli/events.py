@@ -27,7 +27,7 @@ from receiver.cli.base import (
 from receiver.errors import ReceiverError
 from receiver.events.event import Event
 from receiver.events.listen import MAX_NUMBER, Cursor, EventReader, run_command
-from receiver.ledger.outbox import JOB_WEBHOOKS
+from receiver.ledger.event_queue import JOB_WEBHOOKS
 from receiver.ledger.queries.events import DestinationStatus
 from receiver.ledger.rows import EventDelivery
 from receiver.model import EventType

@@ -7,7 +7,7 @@ from receiver import clock
 from receiver.doctor.checks import NothingToCheck, Trouble
 from receiver.errors import LedgerError, ReceiverError
 from receiver.events.destinations import Destination, DestinationKind
-from receiver.ledger.outbox import JOB_WEBHOOKS
+from receiver.ledger.event_queue import JOB_WEBHOOKS
 from receiver.ledger.queries.events import DestinationStatus
 from receiver.net.connection import Deadline, SafeConnector, translate_network_errors
 from receiver.services import Services

@@ -11,7 +11,7 @@ from enum import StrEnum
 from hashlib import sha256
 
 from receiver.errors import AddressRefusedError
-from receiver.ledger.outbox import JOB_WEBHOOKS
+from receiver.ledger.event_queue import JOB_WEBHOOKS
 from receiver.model import EventType
 from receiver.net.policy import Target, read_url
 

@@ -23,12 +23,15 @@ from receiver.events.destinations import Destination
 from receiver.events.event import Event, EventSerializer
 from receiver.events.transports import Transport
 from receiver.ledger.claims import Claimed
+from receiver.ledger.event_queue import is_retry
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.rows import EventDelivery
 from receiver.telemetry.metrics import EVENT_SECONDS, EVENTS
 
 log = structlog.get_logger(__name__)
 
+# Threads for one destination. A quarter of them takes only what was not tried yet.
+THREADS = 4
 # Seconds after each failed attempt to deliver one event, with jitter.
 RETRY_DELAYS: Sequence[float] = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
 # Seconds after which an undelivered event is set aside.
@@ -54,6 +57,10 @@ class Answer:
     seconds: float
 
 
+def _key(claimed: Claimed[EventDelivery]) -> tuple[str, int]:
+    return claimed.token, claimed.row.event
+
+
 class Dispatcher:
     """Delivers events to one destination. The threads of its work queue share it."""
 
@@ -64,8 +71,10 @@ class Dispatcher:
         transport: Transport,
         serializer: EventSerializer,
         postpone: Postpone | None = None,
+        threads: int = THREADS,
     ) -> None:
         self.destination = destination
+        self.threads = threads
         self._outbox = outbox
         self._transport = transport
         self._serializer = serializer
@@ -74,6 +83,8 @@ class Dispatcher:
         self._failures = 0
         self._paused_from = self._paused_until = 0.0
         self._pruned_at = 0.0
+        self._turn = 0
+        self._retries: set[tuple[str, int]] = set()  # claims of deliveries that were tried before
 
     def next_due(self) -> float | None:
         """Return when the next event is due (seconds since the epoch), or None.
@@ -90,7 +101,13 @@ class Dispatcher:
             self._pruned_at = self._outbox.now()
         if self._is_paused():
             return []  # a notified engine claims without asking next_due()
-        return self._outbox.claim(self.destination.name, self.destination.types, limit)
+        most = self.threads - self.threads // 4 - len(self._retries)
+        to, turn = self.destination, self._turn
+        found = self._outbox.claim(to.name, to.types, limit, retries=max(0, most), turn=turn)
+        self._turn += bool(found)
+        with self._lock:
+            self._retries.update(_key(one) for one in found if is_retry(one))
+        return found
 
     def _is_paused(self) -> bool:
         """Return whether nothing is sent now; an operator's request ends the pause."""
@@ -100,6 +117,13 @@ class Dispatcher:
 
     def send(self, claimed: Claimed[EventDelivery]) -> None:
         """Deliver one event, or record in the ledger when to try again."""
+        try:
+            self._send(claimed)
+        finally:
+            with self._lock:
+                self._retries.discard(_key(claimed))
+
+    def _send(self, claimed: Claimed[EventDelivery]) -> None:
         row = claimed.row
         logger = log.bind(
             destination=row.destination, ref=row.ref, event_number=row.event, attempt=row.attempts

@@ -127,8 +127,8 @@ class Proofs:
     def _note(self, ref: str, provider_id: str, found: Mismatch) -> None:
         """Keep that a genuine callback about our task named an account that is not accepted.
 
-        Once in a while for each: it is a write. If the task is not ours, somebody else has a ticket
-        of ours, which is only logged.
+        Once in a while for each: it is a write. If the task is not ours, another customer has a
+        ticket of ours, which is only logged.
         """
         if found.at - self._noted.get(found.user_id, 0.0) < _NOTE_PAUSE:
             return

@@ -18,7 +18,18 @@ _AUTO = "auto"
 # The words of retired models; a tool may still send them.
 _QUALITIES = {"standard": None, "hd": "high"}
 # Fields of our own job request that may stand in the body, as ``extra_body`` puts them there.
-_OUR_OWN = ("images", "mode", "api", "metadata", "batch", "folder", "webhook")
+_OUR_OWN = (
+    "provider",
+    "images",
+    "params",
+    "mode",
+    "api",
+    "key",
+    "metadata",
+    "batch",
+    "folder",
+    "webhook",
+)
 _PIXELS = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.IGNORECASE)
 # Ratios that models take, and how far pixels may be from one: 1792x1024 is meant as 16:9.
 _RATIOS = ((1, 1), (3, 2), (2, 3), (4, 3), (3, 4), (16, 9), (9, 16), (5, 4), (4, 5), (21, 9))
@@ -46,9 +57,9 @@ class ImagesRequest(BaseModel):
     ``model`` may begin with a provider, as in ``grsai/nano-banana``. ``n`` pictures become several
     jobs if the model makes fewer in one. Without ``response_format`` the answer has both, ``url``
     and ``b64_json``. ``user`` is not sent to the provider, but kept as
-    metadata. Our own ``images``, ``mode``, ``api``, ``metadata``, ``batch``, ``folder`` and
-    ``webhook`` are those of ``POST /api/jobs``; every other field is sent to the provider
-    unchanged.
+    metadata. Our own ``provider``, ``images``, ``params``, ``mode``, ``api``, ``key``,
+    ``metadata``, ``batch``, ``folder`` and ``webhook`` are those of ``POST /api/jobs``, and
+    ``variants`` is ``n``; every other field is sent to the provider unchanged.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -64,6 +75,18 @@ class ImagesRequest(BaseModel):
     )
     stream: NotStreamed[Literal[False]] = None
     partial_images: NotStreamed[Literal[0]] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_number(cls, given: Any) -> Any:
+        """Take ``variants`` for ``n``; refuse two numbers."""
+        if not isinstance(given, dict) or given.get("variants") is None:
+            return given
+        body = dict(given)
+        variants = body.pop("variants")
+        if body.get("n") not in (None, variants):
+            raise ValueError("variants: it differs from n; give one of them")
+        return {**body, "n": variants}
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -91,6 +114,9 @@ class ImagesRequest(BaseModel):
         if about_users and isinstance(ours.setdefault("metadata", {}), dict):
             ours["metadata"] = {**about_users, **ours["metadata"]}
         provider, model = self.provider_and_model
+        if "provider" in ours:
+            provider = self._named_provider(ours["provider"])
+            model = (self.model or DEFAULT_MODEL).removeprefix(f"{provider}/")
         api = ours.setdefault("api", _api_of(provider, model))
         ours.setdefault("mode", Mode.POLL if api == Api.NEWER else mode)
         fields: dict[str, Any] = {
@@ -98,19 +124,29 @@ class ImagesRequest(BaseModel):
             "model": model,
             "prompt": self.prompt,
             "size": self._size(provider, model, api),
-            "params": self._params(given),
             **ours,
+            "params": self._params(given, ours.get("params", {})),
         }
         if self.n == 1 or takes_variants(Provider(provider), model, api, self.n):
             variants = self.n if self.n > 1 else None
             return [GrsaiRequest.model_validate({**fields, "variants": variants})]
         return [GrsaiRequest.model_validate(fields)] * self.n
 
-    def _params(self, given: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        """Return the fields that are sent to the provider as they are."""
+    @staticmethod
+    def _named_provider(given: Any) -> str:
+        """Return the provider of the body; raise ValidationError if there is no such one."""
+        if given not in list(Provider):
+            GrsaiRequest.model_validate({"prompt": "-", "provider": given})
+        return str(given)
+
+    def _params(self, given: dict[str, JsonValue], named: Any) -> Any:
+        """Return the fields that are sent to the provider as they are; ``params`` come last."""
+        if not isinstance(named, dict):
+            return named  # to be refused
         quality = _QUALITIES.get(self.quality or "", self.quality)
         params = {**given, "quality": quality, "output_format": self.output_format}
-        return {name: value for name, value in params.items() if value not in (None, "", _AUTO)}
+        known = {name: value for name, value in params.items() if value not in (None, "", _AUTO)}
+        return {**known, **named}
 
     def _size(self, provider: str, model: str, api: str) -> str | None:
         """Return the size, as a ratio if the model takes no pixels, which most tools send."""

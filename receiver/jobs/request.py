@@ -149,7 +149,7 @@ class JobRequest(BaseModel):
     @field_validator("provider")
     @classmethod
     def _has_a_model(cls, value: Provider, info: ValidationInfo) -> Provider:
-        """Refuse the default model where nobody has it."""
+        """Refuse the default model for a provider that does not have it."""
         if value not in _WITH_DEFAULT_MODEL and info.data.get("model") == DEFAULT_MODEL:
             example = EXAMPLES[value]
             raise ValueError(f"{value} has no model {DEFAULT_MODEL}; name one, such as {example}")

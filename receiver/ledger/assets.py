@@ -70,7 +70,7 @@ class Assets:
         return ended
 
     def next_untried(self) -> Asset | None:
-        """Return an archived file that nobody has tried to decode yet; it counts as tried.
+        """Return an archived file that was not yet decoded as a test; it counts as tried.
 
         Return None if there is none, or if an asset is due to be archived: that goes first.
         If this process crashes over it, it is not tried again: a doubt is no promise.

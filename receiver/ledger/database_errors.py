@@ -10,7 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from receiver.errors import LedgerError
 
 # PostgreSQL's codes for a missing table, column, function, type, schema or privilege. They do not
-# mean that our statement is wrong: somebody is migrating or restoring the ledger.
+# mean that our statement is wrong: the ledger is being migrated or restored.
 _SCHEMA_NOT_READY = ("42P01", "42703", "42883", "42704", "3F000", "42501")
 
 # What PgBouncer says to what it refuses, and the remedy.

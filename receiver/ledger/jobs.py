@@ -15,9 +15,10 @@ from receiver.errors import KeyTakenError, ReceiverError
 from receiver.ledger import caller_fields, claims, text_index
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
+from receiver.ledger.event_queue import JOB_WEBHOOKS
 from receiver.ledger.events import NewEvent, has_event, write_events
 from receiver.ledger.notifications import QueueName, notify
-from receiver.ledger.outbox import JOB_WEBHOOKS, Outbox
+from receiver.ledger.outbox import Outbox
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import deliveries, job_columns, job_metadata, jobs
 from receiver.model import (

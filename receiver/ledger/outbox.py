@@ -14,16 +14,11 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import (
-    BindParameter,
     ColumnElement,
     Connection,
-    Double,
     Row,
-    Update,
     and_,
-    bindparam,
     delete,
-    exists,
     func,
     insert,
     literal,
@@ -38,29 +33,30 @@ from receiver.errors import ReceiverError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
-from receiver.ledger.events import end_of_batch, lock_event_order
-from receiver.ledger.rows import EventDelivery, event_delivery_of
-from receiver.ledger.tables import destinations, events, jobs, sendings
+from receiver.ledger.event_queue import (
+    BATCH,
+    NEXT_OF_JOB,
+    PENDING,
+    claim_deliveries,
+    lock_destination,
+    make_next_due,
+)
+from receiver.ledger.events import lock_event_order
+from receiver.ledger.rows import EventDelivery
+from receiver.ledger.tables import destinations, events, sendings
 from receiver.model import EventDeliveryState, EventType
 
-# The destination that stands for the webhooks of all jobs that name one.
-JOB_WEBHOOKS = "job webhooks"
-# Deliveries queued, or deleted, in one transaction.
-BATCH = 500
 # Seconds that finished deliveries are kept: sent ones, and those that were set aside.
 KEPT, KEPT_ASIDE = 7 * 86400.0, 90 * 86400.0
 
-# Written as literals: the planners use a partial index only for exactly its condition.
-PENDING: ColumnElement[str] = literal_column(f"'{EventDeliveryState.PENDING}'")
+# More than there are.
+ANY = 2**31 - 1
+
+# Literals, as PENDING.
 SENT: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SENT}'")
 SET_ASIDE: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SET_ASIDE}'")
 # A pending delivery whose last attempt failed.
 FAILING = and_(sendings.c.state == PENDING, sendings.c.error != literal_column("''"))
-
-# Built once: that takes longer than running it, and all writers wait meanwhile.
-_CLAIM = claims.claim_statement(
-    sendings, sendings.c.due_at, sendings.c.destination == bindparam("to")
-)
 
 
 class Outbox:
@@ -94,26 +90,22 @@ class Outbox:
         return self._database.read(work)
 
     def claim(
-        self, destination: str, types: Sequence[EventType], limit: int
+        self,
+        destination: str,
+        types: Sequence[EventType],
+        limit: int,
+        *,
+        retries: int = ANY,
+        turn: int = 0,
     ) -> list[Claimed[EventDelivery]]:
-        """Claim due deliveries; if they are fewer than ``limit``, queue and claim new events.
+        """Claim up to ``limit`` due deliveries, at most ``retries`` that were tried before.
 
-        Only events of these ``types`` are queued.
+        If those that were not tried yet are fewer, new events of these ``types`` are queued.
+        ``turn`` counts the claims of a destination; it decides who comes first.
         """
-
-        def work(connection: Connection) -> list[Claimed[EventDelivery]]:
-            now = self.now()
-            cursor = _lock(connection, destination)
-            if cursor is None:
-                return []  # no job has a webhook yet, or it was deleted meanwhile
-            found = _claim(connection, destination, now, limit)
-            if len(found) < limit and _queue_new_events(
-                connection, destination, types, cursor, now
-            ):
-                found += _claim(connection, destination, now, limit - len(found))
-            return found
-
-        return self._database.write(work)
+        now = self.now()
+        ask = partial(claim_deliveries, destination=destination, types=types, now=now)
+        return self._database.write(partial(ask, limit=limit, retries=retries, turn=turn))
 
     def find(self, event: int) -> Row[Any] | None:
         """Return one event's row; None if there is none."""
@@ -134,7 +126,7 @@ class Outbox:
     def _end(self, claimed: Claimed[EventDelivery], state: EventDeliveryState, error: str) -> None:
         def work(connection: Connection) -> None:
             now, row = self.now(), claimed.row
-            _lock(connection, row.destination)
+            lock_destination(connection, row.destination)
             claims.update_claimed(
                 connection,
                 claimed,
@@ -144,7 +136,7 @@ class Outbox:
                 claim=None,
                 error=error,
             )
-            _make_next_due(connection, _NEXT_OF_JOB, to=row.destination, job=row.ref, now=now)
+            make_next_due(connection, NEXT_OF_JOB, to=row.destination, job=row.ref, now=now)
 
         self._database.write(work)
 
@@ -183,7 +175,7 @@ class Outbox:
                 .order_by(sendings.c.destination)
             ).all()
             for name, ref in rows:
-                _lock(connection, name)
+                lock_destination(connection, name)
                 values = {
                     "state": EventDeliveryState.PENDING,
                     "since": self.now(),
@@ -194,7 +186,7 @@ class Outbox:
                 connection.execute(
                     update(sendings).where(mine, sendings.c.destination == name).values(values)
                 )
-                _make_next_due(connection, _NEXT_OF_JOB, to=name, job=ref, now=self.now())
+                make_next_due(connection, NEXT_OF_JOB, to=name, job=ref, now=self.now())
             return len(rows)
 
         return _require_set_aside(self._database.write(work), event)
@@ -269,53 +261,6 @@ def _insert_destination(connection: Connection, name: str) -> None:
     connection.execute(insert(destinations).from_select(["name", "cursor"], place))
 
 
-def _lock(connection: Connection, destination: str) -> int | None:
-    """Lock a destination until the transaction ends and return its cursor."""
-    cursor: int | None = connection.execute(
-        select(destinations.c.cursor).where(destinations.c.name == destination).with_for_update()
-    ).scalar()
-    return cursor
-
-
-def _claim(
-    connection: Connection, destination: str, now: float, limit: int
-) -> list[Claimed[EventDelivery]]:
-    rows = claims.claim_rows(connection, _CLAIM, now, limit, to=destination)
-    claimed = (Claimed(event_delivery_of(row), row.claim) for row in rows)
-    return sorted(claimed, key=lambda each: each.row.event)
-
-
-def _queue_new_events(
-    connection: Connection, destination: str, types: Sequence[EventType], cursor: int, now: float
-) -> bool:
-    """Insert a delivery for each event behind the cursor; return whether there were any events.
-
-    They become visible in order: see ``lock_event_order``.
-    """
-    upto = end_of_batch(connection, cursor, BATCH)
-    if upto == cursor:
-        return False
-    new = (events.c.id > cursor) & (events.c.id <= upto)
-    wanted = [new, events.c.rebuilt == 0, events.c.type.in_(types)]
-    if destination == JOB_WEBHOOKS:
-        wanted.append(exists().where(jobs.c.ref == events.c.ref, jobs.c.webhook.isnot(None)))
-    rows = select(
-        literal(destination),
-        events.c.id,
-        events.c.ref,
-        literal(EventDeliveryState.PENDING.value),
-        literal(now),
-    ).where(*wanted)
-    connection.execute(
-        insert(sendings).from_select(["destination", "event", "ref", "state", "since"], rows)
-    )
-    _make_next_due(connection, _NEXT_BEHIND, to=destination, cursor=cursor, now=now)
-    connection.execute(
-        update(destinations).where(destinations.c.name == destination).values(cursor=upto)
-    )
-    return True
-
-
 def _prune(connection: Connection, now: float) -> int:
     deleted = 0
     for state, before in ((SENT, now - KEPT), (SET_ASIDE, now - KEPT_ASIDE)):
@@ -331,7 +276,7 @@ def _delete_some(connection: Connection, name: str) -> bool:
 
     Return whether the destination is gone.
     """
-    _lock(connection, name)
+    lock_destination(connection, name)
     # The newest first: the first event of a job is the due one, and the others would wait for it.
     newest = (
         select(sendings.c.event)
@@ -350,7 +295,7 @@ def _delete_some(connection: Connection, name: str) -> bool:
 
 def _make_some_due(connection: Connection, name: str, now: float) -> int:
     """Make a batch of a destination's unclaimed deliveries due; return how many it had."""
-    _lock(connection, name)
+    lock_destination(connection, name)
     later = (
         select(sendings.c.event)
         .where(sendings.c.destination == name, sendings.c.due_at > now, sendings.c.claim.is_(None))
@@ -360,41 +305,3 @@ def _make_some_due(connection: Connection, name: str, now: float) -> int:
     return connection.execute(
         update(sendings).where(mine, sendings.c.claim.is_(None)).values(due_at=now)
     ).rowcount
-
-
-def _next_due_statements(among: ColumnElement[bool]) -> tuple[Update, Update]:
-    """Build the statements that keep exactly the first pending delivery of each job due.
-
-    The first one makes it due, the second one removes ``due_at`` from the later ones.
-    """
-    earlier = sendings.alias("earlier")
-    first = select(func.min(earlier.c.event)).where(
-        earlier.c.destination == bindparam("to"),
-        earlier.c.ref == sendings.c.ref,
-        earlier.c.state == PENDING,
-    )
-    mine = and_(sendings.c.destination == bindparam("to"), sendings.c.state == PENDING, among)
-    next_one = and_(mine, sendings.c.due_at.is_(None), sendings.c.event == first.scalar_subquery())
-    # An event that is sent again comes before the later ones of its job that are due now.
-    later = and_(
-        mine,
-        sendings.c.due_at.isnot(None),
-        sendings.c.claim.is_(None),
-        sendings.c.event != first.scalar_subquery(),
-    )
-    now: BindParameter[float] = bindparam("now", type_=Double)
-    return (
-        update(sendings).where(next_one).values(due_at=now, since=now),
-        update(sendings).where(later).values(due_at=None),
-    )
-
-
-_NEXT_OF_JOB = _next_due_statements(sendings.c.ref == bindparam("job"))
-_NEXT_BEHIND = _next_due_statements(sendings.c.event > bindparam("cursor"))
-
-
-def _make_next_due(
-    connection: Connection, statements: tuple[Update, Update], **values: object
-) -> None:
-    for statement in statements:
-        connection.execute(statement, values)

@@ -345,6 +345,14 @@ sendings = Table(
 # The planners use a partial index only for exactly its condition.
 for _name, _columns, _condition in (
     ("ix_sendings_due", ("destination", "due_at"), "due_at IS NOT NULL"),
+    # In the order in which deliveries are claimed.
+    ("ix_sendings_untried", ("destination", "due_at"), "due_at IS NOT NULL AND attempts = 0"),
+    (
+        "ix_sendings_few",
+        ("destination", "due_at"),
+        "due_at IS NOT NULL AND attempts > 0 AND attempts < 3",
+    ),
+    ("ix_sendings_several", ("destination", "due_at"), "due_at IS NOT NULL AND attempts >= 3"),
     ("ix_sendings_turn", ("destination", "ref", "event"), "state = 'pending'"),
     ("ix_sendings_sent", ("finished_at",), "state = 'sent'"),
     ("ix_sendings_set_aside", ("event",), "state = 'set_aside'"),

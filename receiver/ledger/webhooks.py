@@ -6,9 +6,12 @@ from receiver.errors import EventPostponedError
 from receiver.ledger import claims
 from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
-from receiver.ledger.outbox import BATCH, JOB_WEBHOOKS
+from receiver.ledger.event_queue import BATCH, JOB_WEBHOOKS
 from receiver.ledger.rows import EventDelivery
 from receiver.ledger.tables import destinations, jobs, sendings
+
+# Of so many deliveries those to one host are found: a look at 100,000 would stop all writers.
+LOOK_AT = 2000
 
 
 def postpone(
@@ -33,14 +36,18 @@ def postpone(
 
 
 def postpone_others(connection: Connection, why: EventPostponedError, oldest: float) -> None:
-    """Postpone a batch of the unclaimed deliveries to this host; see ``postpone``."""
+    """Postpone a batch of the unclaimed deliveries to this host, of those due first."""
     mine = (sendings.c.destination == JOB_WEBHOOKS) & sendings.c.claim.is_(None)
-    to_host = jobs.c.webhook.startswith(why.start, autoescape=True)
-    some = (
-        select(sendings.c.event)
-        .join(jobs, jobs.c.ref == sendings.c.ref)
-        .where(mine, sendings.c.due_at < why.until, sendings.c.since > oldest, to_host)
-        .limit(BATCH)
+    # A scalar, not a join: for that PostgreSQL may read every job.
+    webhook = select(jobs.c.webhook).where(jobs.c.ref == sendings.c.ref).scalar_subquery()
+    first = (
+        select(sendings.c.event, webhook.label("webhook"))
+        .where(mine, sendings.c.due_at < why.until, sendings.c.since > oldest)
+        .order_by(sendings.c.due_at)
+        .limit(LOOK_AT)
+        .subquery()
     )
+    to_host = first.c.webhook.startswith(why.start, autoescape=True)
+    some = select(first.c.event).where(to_host).limit(BATCH)
     postponed = update(sendings).where(mine, sendings.c.event.in_(some)).values(due_at=why.until)
     connection.execute(postponed)

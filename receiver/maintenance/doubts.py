@@ -18,7 +18,7 @@ from receiver.ledger.assets import Assets
 
 log = structlog.get_logger(__name__)
 
-# Seconds between two looks for files that nobody has tried, and after a fault of the archive.
+# Seconds between two searches for files not tried yet, and after a fault of the archive.
 EVERY, AFTER_FAULT = 5.0, 60.0
 # Seconds that the end of the worker waits for a file that is being tried.
 _END_TIMEOUT = 1.0

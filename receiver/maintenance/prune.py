@@ -2,7 +2,7 @@
 
 The archive keeps pictures and manifests. A job leaves with everything that belongs to it, in one
 transaction, so every invariant holds at any time. Jobs with events that are still to be delivered
-stay. A rejected file of a job that leaves is deleted: without the ledger nobody could accept it.
+stay. A rejected file of a job that leaves is deleted: without the ledger it could not be accepted.
 """
 
 from collections import Counter

@@ -2,8 +2,8 @@
 
 A TLS handshake costs more than a small picture. Every request resolves and checks the host's
 addresses anew, and only a connection to one of these addresses, made for the same host, is used
-again. A kept connection on which anything arrives is closed: the server has ended it, or says what
-nobody asked for.
+again. A kept connection on which anything arrives is closed: the server has ended it, or sends an
+answer to no request.
 """
 
 import http.client
@@ -113,7 +113,7 @@ class HttpClient:
         self.policy = connector.policy
         self._connector = connector
         self._idle = _IdleConnections(clock, idle_connections)
-        weakref.finalize(self, self._idle.close)  # for a client that nobody closes
+        weakref.finalize(self, self._idle.close)  # for a client that is never closed
 
     @contextmanager
     def exchange(

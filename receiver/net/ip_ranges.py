@@ -122,7 +122,7 @@ def needs_own_entry(ip: IPv4Address | IPv6Address) -> bool:
     """Return whether only an entry for exactly this address may open it.
 
     A metadata service gives out this machine's cloud credentials; an IPv4 address that is not
-    public, inside an IPv6 address, is rarely what somebody meant who allowed a whole network.
+    public, inside an IPv6 address, is rarely meant by an entry for a whole network.
     """
     embedded = embedded_ipv4(ip) if isinstance(ip, IPv6Address) else ()
     return ip in _METADATA_ADDRESSES or any(map(refusal_reason, embedded))

@@ -1,7 +1,7 @@
 """The keys that verify callbacks: given in the settings, or fetched from the provider and kept.
 
-Fetched keys are kept in DATA_DIR, so that a start without the provider has them. A key that nobody
-knows yet never keeps a callback out: what cannot be verified is read back from the provider.
+Fetched keys are kept in DATA_DIR, so that a start without the provider has them. A key that
+is not known yet never keeps a callback out: what cannot be verified is read back from the provider.
 """
 
 import json

@@ -23,6 +23,7 @@ from receiver.ledger import liveness
 from receiver.ledger.claims import LEASE
 from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.postgres import PostgresDatabase, conninfo
+from receiver.ledger.sqlite import SqliteDatabase
 from receiver.maintenance.doubts import Doubts
 from receiver.maintenance.rotation import Rotation
 from receiver.model import Provider
@@ -34,7 +35,7 @@ from receiver.providers.keyring import Keyring
 from receiver.providers.openai.client import OpenAIClient
 from receiver.providers.registry import DIALECTS
 from receiver.services.named_address import ask_named_address
-from receiver.services.sending import THREADS_OF, Sending
+from receiver.services.sending import Sending
 from receiver.telemetry.disk_space import DiskSpace, measure
 from receiver.worker.embedded import CLAIM_INTERVAL, EmbeddedEngine, EngineNotifier
 from receiver.worker.engine import Engine, WorkQueue, instrumented
@@ -48,8 +49,6 @@ JOB_THREADS = 8
 HINT_THREADS = 1
 # Work that may have crashed a worker runs one at a time, so that a crash has only one suspect.
 SUSPECT_THREADS = 1
-# Events that are sent to one destination in parallel.
-EVENT_THREADS = 4
 
 
 class Services(Sending):
@@ -228,6 +227,8 @@ class Services(Sending):
         """Return the worker of this process."""
         if isinstance(self.database, PostgresDatabase):
             self.database.hold_lock(self.worker_number)
+        elif isinstance(self.database, SqliteDatabase):
+            self.database.notified = self.notifier.notify
         return WorkerProcess(
             self.settings.data_dir,
             self.engine,
@@ -314,7 +315,7 @@ class Services(Sending):
         return [
             WorkQueue(
                 events_queue(to.destination.name),
-                THREADS_OF.get(to.destination.name, EVENT_THREADS),
+                to.threads,
                 to.next_due,
                 to.claim,
                 to.send,

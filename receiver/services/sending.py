@@ -14,14 +14,11 @@ from receiver.events.job_webhooks import THREADS, UNSIGNED, Hosts, JobWebhookTra
 from receiver.events.transports import WebhookTransport, transport_for
 from receiver.jobs.job_object import JobObjects, shortened
 from receiver.ledger import webhooks
-from receiver.ledger.outbox import JOB_WEBHOOKS
+from receiver.ledger.event_queue import JOB_WEBHOOKS
 from receiver.net.client import HttpClient
 from receiver.net.connection import SafeConnector
 from receiver.services.opening import Opening
 from receiver.telemetry.redaction import Redactor
-
-# Threads of the work queues of destinations that are not like the others.
-THREADS_OF = {JOB_WEBHOOKS: THREADS}
 
 
 class Sending(Opening):
@@ -80,7 +77,9 @@ class Sending(Opening):
             self.queries.webhook, hosts, self.event_client, secrets, time.time
         )
         postpone = partial(webhooks.postpone, self.database)
-        return Dispatcher(self.outbox, OF_JOBS, transport, self.serializer, postpone)
+        return Dispatcher(
+            self.outbox, OF_JOBS, transport, self.serializer, postpone, threads=THREADS
+        )
 
     def send_test_event(self, name: str) -> Answer:
         """Send a test event to the destination of this name, or to a job's webhook by its URL.

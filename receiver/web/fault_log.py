@@ -1,4 +1,4 @@
-"""A thread of each web process that logs faults nobody may have asked for: no worker, a full disk.
+"""A thread of each web process that logs faults without being asked: no worker, a full disk.
 
 It asks only what needs no write: an idle service must not write to ledger and archive for this.
 """

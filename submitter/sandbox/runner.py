@@ -89,7 +89,7 @@ class Runner:
                 for index in range(request.variants)
             ]
             task.status = "succeeded"
-            if request.twin:  # its URLs live from now on, whenever somebody asks
+            if request.twin:  # its URLs live from now on, whenever they are asked for
                 for file in task.files:
                     self.files.url(file)
         task.finished_at = time.time()

@@ -158,7 +158,7 @@ def test_scn_009_a_ticket_signed_with_another_secret_is_refused(receiver: Runnin
     finished = receiver.finished_task()
     assert (
         receiver.post(
-            Tickets(["a secret of somebody else's"]).sign(finished.ref), finished.final
+            Tickets(["a secret of another service"]).sign(finished.ref), finished.final
         ).status_code
         == 404
     )
@@ -264,6 +264,7 @@ def test_scn_013_a_receiver_that_dies_after_storing_and_before_answering_keeps_t
     finished = until(
         lambda: _killed_before_its_answer(receiver), what="that the answering process is killed"
     )
+    assert finished is not None
     receiver.is_back()
     assert receiver.verdicts(finished.ref) == ["ended"]
     assert receiver.post(finished.ticket, finished.final).status_code == 200

@@ -26,9 +26,8 @@ def test_a_running_service_is_well_and_one_that_is_stopped_gets_no_callback_aske
     assert (well.status, well.err) == (0, "")
     lines = well.out.splitlines()
     assert [line[2:15].strip() for line in lines] == NAMES
-    assert all(line.startswith(("✓ ", "– events")) for line in lines), (
-        well.out
-    )  # nobody gets events
+    # No destination gets events.
+    assert all(line.startswith(("✓ ", "– events")) for line in lines), well.out
     assert f"{installation.url} leads to us" in lines[-1]
 
     ill = installation.invoke("receiver", "doctor", "--json")

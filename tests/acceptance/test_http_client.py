@@ -119,10 +119,10 @@ def test_errors_are_those_of_the_ledgers_own_transport(
         wrong.submit("a fox")
     with pytest.raises(ConfigurationError, match="ADMIN_TOKEN: not set"):
         Submitter(url=installation.url)
-    nobody = HttpJobs("http://127.0.0.1:9", "x" * 16, check=False, back_off=())
+    unreachable = HttpJobs("http://127.0.0.1:9", "x" * 16, check=False, back_off=())
     with pytest.raises(LedgerError, match="does not answer"):
-        nobody.post({"prompt": "a fox"})
-    nobody.close()
+        unreachable.post({"prompt": "a fox"})
+    unreachable.close()
 
 
 class LosingProxy(ThreadingHTTPServer):

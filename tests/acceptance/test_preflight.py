@@ -1,4 +1,4 @@
-"""Before money is spent somebody must be there to archive the result; looking creates nothing."""
+"""Before money is spent a worker must be there to archive the result; the check creates nothing."""
 
 import json
 import os
@@ -75,9 +75,7 @@ def test_in_a_folder_of_its_own_a_submit_posts_nothing_and_creates_nothing(
 
 
 @pytest.mark.parametrize("mode", ["webhook", "poll", "stream"])
-def test_a_ledger_that_nobody_serves_takes_no_paid_job(
-    installation: Installation, mode: str
-) -> None:
+def test_a_ledger_without_a_worker_takes_no_paid_job(installation: Installation, mode: str) -> None:
     installation.invoke("receiver", "migrate")
     done = installation.invoke(*SUBMIT, "--mode", mode)
     assert refused(done, "no worker serves the ledger", "does not lead to a service", "--no-check")

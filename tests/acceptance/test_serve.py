@@ -106,7 +106,7 @@ def test_killed_children_are_started_again_and_their_work_is_taken_over(
 
 
 def begin_callback(installation: Installation, ticket: str, body: bytes) -> socket.socket:
-    """Send a callback without the last byte of its body, and see that somebody is reading it."""
+    """Send a callback without the last byte of its body, and see that a worker is reading it."""
     connection = socket.create_connection(("127.0.0.1", installation.port), timeout=10)
     head = ["Host: x", f"Content-Length: {len(body)}", "Expect: 100-continue", "Connection: close"]
     connection.sendall("\r\n".join([f"POST /callback/{ticket} HTTP/1.1", *head, "", ""]).encode())

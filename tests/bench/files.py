@@ -47,7 +47,7 @@ class Door(socketserver.BaseRequestHandler):
         asked = b""
         while not asked.endswith(b"\r\n\r\n"):
             piece = self.request.recv(4096)
-            if not piece:  # somebody only looked whether we are there
+            if not piece:  # the client only checked that we are there
                 return
             asked += piece
         time.sleep(self.server.delay)

@@ -154,6 +154,6 @@ def answers(port: int) -> bool:
 
 
 def listens(port: int) -> bool:
-    """Say whether somebody accepts connections."""
+    """Return whether a server accepts connections at ``port``."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

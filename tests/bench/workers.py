@@ -3,13 +3,14 @@
 First with 8 threads each and a source that answers at once: then the processors are the limit, and
 the cores that workers, PostgreSQL and file server keep busy say how much another process can add.
 Then with 4 threads each and a source that answers later: then a worker waits most of the time, as
-with a real provider, and the measure shows whether processes block each other.
+with a real provider, and the measure shows whether processes block each other. At last a queue of
+800 jobs, with 4 threads each.
 """
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from postgres import MortalPostgres, mortal_postgres
@@ -23,9 +24,26 @@ from tests.bench.archiving import archive, file_process
 from tests.bench.measurements import Amount, Line
 from tests.bench.processes import cpu_seconds, environment, postmaster, running
 
-PROCESSES = (1, 2, 4)
-# Name, threads of a process, and seconds until the source answers.
-_SOURCES = (("source at once", 8, 0.0), ("source after 0.2 s", 4, 0.2))
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the workers do: their threads, seconds until the source answers, numbers of workers.
+
+    ``jobs`` in each round, or as many as the bench has chosen.
+    """
+
+    name: str
+    threads: int
+    delay: float
+    processes: Sequence[int] = (1, 2, 4)
+    jobs: int | None = None
+
+
+LOADS = (
+    Load("source at once", 8, 0.0),
+    Load("source after 0.2 s", 4, 0.2),
+    Load("800 queued, source after 0.01 s", 4, 0.01, (1, 2), 800),
+)
 
 
 def measure(folder: Path, amount: Amount) -> list[Line]:
@@ -33,8 +51,8 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
     with mortal_postgres() as server:
         return [
             line
-            for number, source in enumerate(_SOURCES)
-            for line in _measure(_made(folder / str(number)), server, amount, *source)
+            for number, load in enumerate(LOADS)
+            for line in _measure(_made(folder / str(number)), server, amount, load)
         ]
 
 
@@ -43,14 +61,12 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _measure(
-    folder: Path, server: MortalPostgres, amount: Amount, name: str, threads: int, delay: float
-) -> list[Line]:
+def _measure(folder: Path, server: MortalPostgres, amount: Amount, load: Load) -> list[Line]:
     address = server.make_database()
     schema.migrate(address)
-    rates: dict[int, list[float]] = {processes: [] for processes in PROCESSES}
-    cores: dict[int, list[float]] = {processes: [] for processes in PROCESSES}
-    with file_process(folder, delay) as (url, file_pid):
+    rates: dict[int, list[float]] = {processes: [] for processes in load.processes}
+    cores: dict[int, list[float]] = {processes: [] for processes in load.processes}
+    with file_process(folder, load.delay) as (url, file_pid):
         env = environment(
             folder / "receiver",
             DATABASE_URL=address.replace("+psycopg", ""),
@@ -58,30 +74,31 @@ def _measure(
             CALLBACK_SECRETS="0" * 32,
             ADMIN_TOKEN="0" * 32,
             FETCH_ALLOW=url.removeprefix("http://"),
-            WORKER_THREADS=str(threads),
+            WORKER_THREADS=str(load.threads),
         )
         with closing(Services(Settings.load(env)).open()) as services:
-            busy = [file_pid, postmaster(services), os.getpid()]
+            busy = [file_pid, postmaster(services)]
             for _ in amount:
-                for processes in PROCESSES:
+                for processes in load.processes:
                     with _workers(services, env, folder, processes) as pids:
                         archive(services, url, 16)  # warms up and is not counted
                         began, used = time.monotonic(), _used([*pids, *busy])
-                        rates[processes].append(archive(services, url, amount.each)[1])
+                        rates[processes].append(archive(services, url, load.jobs or amount.each)[1])
                         seconds = time.monotonic() - began
                         cores[processes].append((_used([*pids, *busy]) - used) / seconds)
     return [
         line
-        for count in PROCESSES
+        for count in load.processes
         for line in (
-            Line(f"jobs archived by {count}, {name}", "1/s", rates[count], rates[1]),
+            Line(f"jobs archived by {count}, {load.name}", "1/s", rates[count], rates[1]),
             Line("… cores busy, all together", "", cores[count], cores[1]),
         )
     ]
 
 
 def _used(pids: Sequence[int]) -> float:
-    return sum(map(cpu_seconds, pids))
+    """Return the processor time of these processes with their children, and of this one alone."""
+    return sum(map(cpu_seconds, pids)) + time.process_time()
 
 
 @contextmanager

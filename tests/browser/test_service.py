@@ -21,10 +21,13 @@ def test_a_failing_destination_is_seen_tested_and_sent_to_again(
     card.get_by_role("button", name="Send a test event").click()
     expect(page.get_by_role("alert").filter(has_text="did not accept")).to_contain_text("500")
 
+    refused = len(event_server.received)
     event_server.status = 204
     card.get_by_role("button", name="Send a test event").click()
     expect(page.get_by_role("status").filter(has_text="accepted the test event")).to_be_visible()
-    assert event_server.received[-1].event["type"] == "receiver.test"
+    # A refused event may be sent again meanwhile.
+    taken = [request.event["type"] for request in event_server.received[refused:]]
+    assert "receiver.test" in taken
     card.get_by_role("button", name="Send what waits now").click()
     expect(page.get_by_role("status").first).to_have_text("What waits is being sent now.")
     expect(card).to_contain_text("all delivered", timeout=20_000)

@@ -295,7 +295,7 @@ def test_a_rebuilt_ledger_knows_rejected_and_accepted_files_as_before(jobs: Reje
 
 
 @pytest.mark.both_databases
-def test_a_deep_audit_finds_rejected_files_that_are_gone_changed_or_nobodys(
+def test_a_deep_audit_finds_rejected_files_that_are_gone_changed_or_of_no_job(
     jobs: RejectedJobs,
 ) -> None:
     gone, other, pending = jobs.job(HALF), jobs.job(HALF), jobs.books.archiving(1, "task-9")
@@ -304,7 +304,7 @@ def test_a_deep_audit_finds_rejected_files_that_are_gone_changed_or_nobodys(
     jobs.store.delete(damaged := quarantine_key(other, 0, SHA))
     put(jobs.store, damaged, HALF + b"!")
     put(jobs.store, stray := quarantine_key(other, 1, SHA), HALF)
-    put(jobs.store, nobodys := quarantine_key("01JZ2Q7V3N0123456789ABCDEF", 0, SHA), HALF)
+    put(jobs.store, unowned := quarantine_key("01JZ2Q7V3N0123456789ABCDEF", 0, SHA), HALF)
     put(jobs.store, quarantine_key(pending, 0, SHA), HALF)  # a worker is about to record it
     put(jobs.store, "quarantine/notes.txt", HALF)
     assert sorted(differences(jobs)) == sorted(
@@ -312,7 +312,7 @@ def test_a_deep_audit_finds_rejected_files_that_are_gone_changed_or_nobodys(
             f"missing: {lost} (job {gone})",
             f"differs: {damaged} (job {other}): it has {size + 1} bytes instead of {size}",
             f"unknown object: {stray} (job {other} does not name it)",
-            f"unknown object: {nobodys} (there is no job 01JZ2Q7V3N0123456789ABCDEF)",
+            f"unknown object: {unowned} (there is no job 01JZ2Q7V3N0123456789ABCDEF)",
             "unknown object: quarantine/notes.txt",
         ]
     )

@@ -109,7 +109,7 @@ def outcome(books: Books, take: Any, taker: Inbox, given_items: Sequence[Item]) 
     return seen[-1]
 
 
-@examples(25)
+@examples(13)
 @given(drawn=st.lists(reports(), min_size=1, max_size=8), confirms=st.booleans(), data=st.data())
 def test_a_batch_changes_what_its_callbacks_change_one_by_one(
     books: Books,

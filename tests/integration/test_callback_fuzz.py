@@ -92,7 +92,7 @@ def web(sqlite_url: str, tmp_path: Path) -> Iterator[WebClient]:
         yield web
 
 
-@examples(30)
+@examples(15)
 @given(bodies=st.lists(BODIES, min_size=1, max_size=4))
 @example(
     bodies=[
@@ -133,7 +133,7 @@ def unlimited() -> Iterator[None]:
         yield
 
 
-@examples(20)
+@examples(10)
 @given(body=BODIES)
 def test_no_body_without_a_ticket_breaks_anything_or_makes_a_job(
     web: WebClient, body: bytes
@@ -144,7 +144,7 @@ def test_no_body_without_a_ticket_breaks_anything_or_makes_a_job(
     assert web.services.queries.jobs() == []
 
 
-@examples(20)
+@examples(10)
 @given(
     tail=st.text(min_size=1, max_size=90) | st.binary(min_size=1, max_size=90),
     body=st.binary(max_size=50),
@@ -159,7 +159,7 @@ def test_no_generated_path_is_a_valid_ticket(
     assert answer.headers.get("Location") is None
 
 
-@examples(15)
+@examples(8)
 @given(
     headers=st.dictionaries(
         st.sampled_from(
@@ -188,7 +188,7 @@ def test_no_header_and_no_query_changes_the_meaning_of_a_callback(
     assert web.verdicts(ticket.partition(".")[0]) == ["progress"]
 
 
-@examples(15)
+@examples(8)
 @given(first=TASKS, second=TASKS)
 def test_a_second_body_never_undoes_the_first_decision(
     web: WebClient, first: dict[str, Any], second: dict[str, Any]
@@ -284,7 +284,7 @@ def test_every_response_conforms_to_the_contract(web: WebClient, path: str, mode
     conforms = [checks.status_code_conformance, checks.response_schema_conformance]
     operation = openapi.from_dict(CONTRACT)[path]["POST"]
 
-    @examples(10)
+    @examples(5)
     @given(case=operation.as_strategy(generation_mode=GenerationMode[mode]))
     def answers(case: Any) -> None:
         with unlimited():

@@ -19,7 +19,7 @@ def started(code: str) -> AdoptedProcess:
 def test_its_exit_status_is_that_of_the_process_and_stays() -> None:
     child = started("raise SystemExit(3)")
     assert child.wait(LIMIT) == 3
-    child.terminate()  # it has ended: nobody else gets the signal
+    child.terminate()  # it has ended: no other process gets the signal
     assert (child.poll(), child.returncode) == (3, 3)
 
 

@@ -291,7 +291,7 @@ def test_an_attempt_that_says_nothing_about_the_asset_does_not_count(
     assert claim_asset(books).row.attempts == attempts
 
 
-def test_a_dead_url_has_its_job_asked_for_a_fresh_one_but_not_while_somebody_is_asking(
+def test_a_dead_url_has_its_job_asked_for_a_fresh_one_but_not_while_it_is_being_asked(
     books: Books,
 ) -> None:
     ref = books.archiving(2)
@@ -307,7 +307,7 @@ def test_a_dead_url_has_its_job_asked_for_a_fresh_one_but_not_while_somebody_is_
 
 
 @pytest.mark.parametrize("asked_about", [False, True])
-def test_the_last_asset_makes_its_job_due_even_while_somebody_is_looking_at_it(
+def test_the_last_asset_makes_its_job_due_even_while_it_is_leased(
     books: Books,
     asked_about: bool,  # noqa: FBT001 - a row of the table
 ) -> None:

@@ -78,9 +78,9 @@ def planted(archived_jobs: ArchivedJobs) -> list[str]:
     archived_jobs.edit_manifest(
         refs[5], state="archived", assets=[content_of(archived_jobs, refs[5])["assets"][0]]
     )
-    stray, nobodys = asset_key(refs[6], 0, "jpg"), asset_key("01JZ2Q7V3N0123456789ABCDEF", 0, "png")
-    for key in (stray, nobodys, "readme.txt"):
-        put(archived_jobs.store, key, b"of somebody else")
+    stray, unowned = asset_key(refs[6], 0, "jpg"), asset_key("01JZ2Q7V3N0123456789ABCDEF", 0, "png")
+    for key in (stray, unowned, "readme.txt"):
+        put(archived_jobs.store, key, b"of another program")
     return [
         f"missing: {keys[0]} (job {refs[0]})",
         f"differs: {keys[1]} (job {refs[1]}): its SHA-256 is ",
@@ -92,7 +92,7 @@ def planted(archived_jobs: ArchivedJobs) -> list[str]:
             "it says something else of asset 1"
         ),
         f"unknown object: {stray} (job {refs[6]} does not name it)",
-        f"unknown object: {nobodys} (there is no job 01JZ2Q7V3N0123456789ABCDEF)",
+        f"unknown object: {unowned} (there is no job 01JZ2Q7V3N0123456789ABCDEF)",
         "unknown object: readme.txt",
     ]
 

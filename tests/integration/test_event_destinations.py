@@ -63,7 +63,7 @@ def test_failing_deliveries_are_counted_with_their_error_and_the_true_age_of_the
 
 
 @pytest.mark.both_databases
-def test_events_that_nobody_tried_have_an_age_and_no_error(books: Books) -> None:
+def test_events_that_were_never_tried_have_an_age_and_no_error(books: Books) -> None:
     dispatcher = make_dispatcher(books, "log:")
     began = books.clock()
     books.failed("task-1")

@@ -1,4 +1,4 @@
-"""Fair shares of the download threads, in virtual time: whoever attacks, the others wait seconds.
+"""Fair shares of the download threads, in virtual time: under every attack the others wait seconds.
 
 Claims and ledger are real; downloads are simulated, a second at a time, from what each host sends.
 """
@@ -186,7 +186,7 @@ OTHERS = ["one job", "many jobs at the usual host", "all but the end"]
         for pair in product(ATTACKS, [1, 4, USUAL])
     ],
 )
-def test_whoever_holds_the_threads_the_others_wait_seconds(
+def test_while_an_attack_holds_the_threads_the_others_wait_seconds(
     books: Books, attack: str, threads: int
 ) -> None:
     simulation = Simulation(books, threads)
@@ -256,7 +256,9 @@ def test_one_host_for_all_jobs_is_never_interrupted(books: Books, speed: float) 
     assert simulation.shares.interrupted == 0
 
 
-def test_a_slow_line_of_our_own_interrupts_nobody_while_threads_become_free(books: Books) -> None:
+def test_a_slow_line_of_our_own_interrupts_no_download_while_threads_become_free(
+    books: Books,
+) -> None:
     """All downloads are alike, from many hosts, and none is an outlier."""
     simulation = Simulation(books, 16)
     for job in range(60):

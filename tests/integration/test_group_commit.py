@@ -311,13 +311,15 @@ def test_a_killed_process_that_held_the_file_lock_blocks_no_other(books: Books, 
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"\n"
         write = threads.submit(books.database.write, note("patient"))
-        until(lambda: somebody_waits_for(Path(f"{path}.lock")), what="the write waits for the lock")
+        until(
+            lambda: a_process_waits_for(Path(f"{path}.lock")), what="the write waits for the lock"
+        )
         holder.send_signal(signal.SIGKILL)
         write.result(timeout=20)
     assert notes(books) == ["patient"]
 
 
-def somebody_waits_for(path: Path) -> bool:
+def a_process_waits_for(path: Path) -> bool:
     """Return whether a process waits for the lock of a file."""
     locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     return any("-> FLOCK" in line and f":{path.stat().st_ino} " in line for line in locks)

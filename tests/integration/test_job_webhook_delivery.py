@@ -5,23 +5,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from event_dispatching import dispatch_due
+from event_dispatching import dispatch_due, hosts_of, job_webhook_dispatcher
 from event_server import SECRET, EventServer
 from ledgers import BASE_URL, Books
 from waiting import until
 
 from receiver.events import job_webhooks
-from receiver.events.destinations import OF_JOBS
-from receiver.events.dispatcher import RETRY_FOR, Dispatcher
-from receiver.events.event import EventSerializer
-from receiver.events.job_webhooks import HOST_THREADS, Hosts, JobWebhookTransport
-from receiver.ledger import webhooks
-from receiver.ledger.outbox import JOB_WEBHOOKS, Outbox
+from receiver.events.dispatcher import RETRY_FOR
+from receiver.events.job_webhooks import HOST_THREADS
+from receiver.ledger.event_queue import JOB_WEBHOOKS
+from receiver.ledger.outbox import Outbox
 from receiver.ledger.queries.events import DestinationStatus
 from receiver.model import Submission
-from receiver.net.client import HttpClient
-from receiver.net.connection import SafeConnector
-from receiver.net.policy import AddressPolicy
 
 DEAD = "http://127.0.0.1:1/hook"
 
@@ -30,26 +25,6 @@ DEAD = "http://127.0.0.1:1/hook"
 def other_server() -> Iterator[EventServer]:
     with EventServer() as server:
         yield server
-
-
-def hosts_of(books: Books, wait: float = 0.0) -> Hosts:
-    outbox = Outbox(books.database, books.clock)
-    return Hosts(books.clock, lambda: outbox.expedited_at(JOB_WEBHOOKS), wait)
-
-
-def dispatcher_of(books: Books, *allow: str, hosts: Hosts | None = None) -> Dispatcher:
-    """Return the dispatcher of all jobs' webhooks; these local addresses may be contacted."""
-    outbox = Outbox(books.database, books.clock)
-    client = HttpClient(SafeConnector(AddressPolicy.parse(allow, ())), idle_connections=0)
-    transport = JobWebhookTransport(
-        books.queries.webhook, hosts or hosts_of(books), client, [SECRET], books.clock
-    )
-
-    def postpone(*given: object) -> None:
-        webhooks.postpone(books.database, *given)  # type: ignore[arg-type]  # passed on
-
-    serializer = EventSerializer("s3://pictures/home", None)
-    return Dispatcher(outbox, OF_JOBS, transport, serializer, postpone)
 
 
 def posted(books: Books, webhook: str | None, task: str, prompt: str = "a fox") -> str:
@@ -72,7 +47,7 @@ def status(books: Books) -> DestinationStatus:
 
 
 @pytest.mark.both_databases
-def test_a_jobs_events_go_to_its_webhook_signed_and_nobody_elses(
+def test_a_jobs_events_go_to_its_webhook_alone_and_signed(
     books: Books, event_server: EventServer, other_server: EventServer
 ) -> None:
     before = expired(books, None, "task-0")
@@ -81,7 +56,7 @@ def test_a_jobs_events_go_to_its_webhook_signed_and_nobody_elses(
     two = expired(books, other_server.url, "task-2")
     without = expired(books, None, "task-3")
     books.jobs.expire(one, "no report")
-    dispatch_due(dispatcher_of(books, event_server.address, other_server.address))
+    dispatch_due(job_webhook_dispatcher(books, event_server.address, other_server.address))
     (received,) = event_server.received
     assert (received.path, received.event["data"]["ref"]) == ("/hook/1?k=secret", one)
     assert received.is_signed_by(SECRET)
@@ -98,7 +73,7 @@ def test_a_host_that_cannot_be_reached_delays_only_its_own_events(
 ) -> None:
     for number in range(20):
         expired(books, f"{DEAD}/{number}", f"dead-{number}")
-    dispatcher = dispatcher_of(books, "127.0.0.1:1", event_server.address)
+    dispatcher = job_webhook_dispatcher(books, "127.0.0.1:1", event_server.address)
     claimed = dispatcher.claim(16)
     dispatcher.send(claimed[0])
     good = expired(books, event_server.url, "task-1")
@@ -113,8 +88,8 @@ def test_the_end_of_the_pause_and_an_operator_bring_what_was_postponed(
     books: Books, event_server: EventServer
 ) -> None:
     refs = [expired(books, event_server.url, f"task-{number}") for number in range(3)]
-    hosts, refused = hosts_of(books), dispatcher_of(books)
-    dispatcher = dispatcher_of(books, event_server.address, hosts=hosts)
+    hosts, refused = hosts_of(books), job_webhook_dispatcher(books)
+    dispatcher = job_webhook_dispatcher(books, event_server.address, hosts=hosts)
     refused.send(refused.claim(1)[0])
     assert status(books).last_error.endswith("to FETCH_ALLOW"), "the policy holds at each delivery"
     start = f"http://{event_server.address}/"
@@ -137,7 +112,7 @@ def test_what_waited_three_days_for_a_dead_host_is_set_aside_without_another_att
 ) -> None:
     expired(books, f"{DEAD}/1", "task-1")
     hosts = hosts_of(books)
-    dispatcher = dispatcher_of(books, "127.0.0.1:1", hosts=hosts)
+    dispatcher = job_webhook_dispatcher(books, "127.0.0.1:1", hosts=hosts)
     dispatch_due(dispatcher, rounds=1)
     books.clock.advance(RETRY_FOR - 10)
     for number in range(2, 5):
@@ -167,7 +142,7 @@ def test_a_slow_host_gets_its_share_of_the_threads_and_its_answer_pauses_nothing
     for number in range(2 * HOST_THREADS):
         expired(books, f"{event_server.url}/{number}", f"slow-{number}")
     good = expired(books, other_server.url, "task-1")
-    dispatcher = dispatcher_of(books, event_server.address, other_server.address)
+    dispatcher = job_webhook_dispatcher(books, event_server.address, other_server.address)
     event_server.gate.clear()
     event_server.status = 503
     claimed = dispatcher.claim(16)
@@ -201,7 +176,7 @@ def test_a_jobs_events_keep_their_order_when_the_first_has_to_wait(
     ref = posted(books, event_server.url, "task-1")
     books.jobs.expire(ref, "no report")
     books.deliver(ref, b'{"id": "task-1", "status": "failed"}')
-    dispatcher = dispatcher_of(books, event_server.address)
+    dispatcher = job_webhook_dispatcher(books, event_server.address)
     for _ in range(3):
         dispatch_due(dispatcher)
         books.clock.advance(60)
@@ -215,5 +190,5 @@ def test_an_address_that_a_host_redirects_to_is_not_followed(
 ) -> None:
     event_server.status, event_server.headers = 302, {"Location": DEAD}
     expired(books, event_server.url, "task-1")
-    dispatch_due(dispatcher_of(books, event_server.address))
+    dispatch_due(job_webhook_dispatcher(books, event_server.address))
     assert "redirects are not followed, name the last address instead" in status(books).last_error

@@ -18,7 +18,7 @@ from werkzeug.serving import make_server
 
 from receiver.errors import ConfigurationError, KeyConflictError, ReceiverError
 from receiver.jobs.job_object import webhook_shown
-from receiver.ledger.outbox import JOB_WEBHOOKS
+from receiver.ledger.event_queue import JOB_WEBHOOKS
 from receiver.model import EventType, Mode
 from receiver.services import Services
 from submitter import Submitter

@@ -192,7 +192,7 @@ def test_what_arrives_on_a_kept_connection_never_poisons_the_next_download(
     with theirs[0] as connection:
         connection.sendall(length("Content-Length: 4") + b"evil")
         [kept] = download.kept()
-        until(lambda: not _is_silent(kept), what="the bytes that nobody asked for")
+        until(lambda: not _is_silent(kept), what="the bytes of no request")
         assert download() == b"second"
 
 

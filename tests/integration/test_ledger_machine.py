@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from examples import scaled
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from ledger_machine import LedgerMachine
@@ -11,7 +12,7 @@ from ledger_machine import LedgerMachine
 pytestmark = pytest.mark.both_databases
 
 # `make prove` asks for more.
-EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", scaled(3)))
 
 
 def test_whatever_two_machines_do_in_whatever_order_the_promises_are_kept(

@@ -18,7 +18,7 @@ from receiver.model import FINAL_STATES, AssetState, JobState, Source
 pytestmark = pytest.mark.both_databases
 
 # One ledger serves all examples of a test; each example empties it first.
-PACE = examples(8)
+PACE = examples(4)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from web_client import FAILED, SUCCEEDED, WebClient, web_client
 
@@ -48,18 +49,9 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebClient]:
         yield web
 
 
-def use_a_model_without_limits(body: dict[str, Any]) -> None:
-    """Ask for a model that takes every size and number; a schema cannot say which one does."""
-    body |= {"model": "of-tomorrow", "api": "draw", "provider": "grsai"}
-
-
-@pytest.mark.parametrize(
-    ("path", "method", "mode"),
-    [*((*found, RIGHT) for found in OPERATIONS), *((*found, WRONG) for found in ASKED)],
-)
-def test_every_operation_conforms_to_its_description(
-    web: WebClient, path: str, method: str, mode: str
-) -> None:
+@pytest.fixture(scope="module")
+def api(web: WebClient) -> Any:
+    """Return the application as its document describes it, for schemathesis."""
     # Imported here, because it takes a second in each of the processes that collect this module.
     import schemathesis  # noqa: PLC0415 - see above
 
@@ -72,16 +64,33 @@ def test_every_operation_conforms_to_its_description(
             described.pop("security")
     api = schemathesis.openapi.from_dict(open_to_all, config=schemathesis.Config.from_dict(CONFIG))
     api.app = web.client.application
+    return api
+
+
+def use_a_model_without_limits(body: dict[str, Any]) -> None:
+    """Ask for a model that takes every size and number; a schema cannot say which one does."""
+    body |= {"model": "of-tomorrow", "api": "draw", "provider": "grsai"}
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "mode"),
+    [*((*found, RIGHT) for found in OPERATIONS), *((*found, WRONG) for found in ASKED)],
+)
+def test_every_operation_conforms_to_its_description(
+    web: WebClient, api: Any, path: str, method: str, mode: str
+) -> None:
+    from schemathesis import GenerationMode  # noqa: PLC0415 - as in ``api``
+
     operation = api[path][method.upper()]
     statuses = []
 
-    @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode[mode]))
+    @settings(examples(3), suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=GenerationMode[mode]))
     def answers(case: Any) -> None:
         if mode == RIGHT and (path, method) == ("/api/jobs", "post"):
             use_a_model_without_limits(case.body)
         if path == "/v1/images/generations":
-            case.headers["Prefer"] = "respond-async"  # nobody archives pictures here
+            case.headers["Prefer"] = "respond-async"  # no worker archives pictures here
             if mode == RIGHT:
                 case.body |= {"model": "of-tomorrow", "n": 1}
         statuses.append(case.call_and_validate(headers=web.admin).status_code)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from ledgers import Books, opened
+from ledgers import Books, migrated_file, opened
 
 from receiver.cli import main
 from receiver.ledger.queries.job_list import JobListQueries
@@ -30,8 +30,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def books(data: Path) -> Iterator[Books]:
-    assert CliRunner().invoke(main, ["migrate"]).exit_code == 0
-    with opened(f"sqlite:///{data / 'ledger.sqlite3'}") as books:
+    with opened(migrated_file(data / "ledger.sqlite3")) as books:
         yield books
 
 

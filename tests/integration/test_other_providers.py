@@ -223,7 +223,7 @@ def test_a_ticket_is_good_for_its_own_provider_and_job_only(
 def test_a_genuine_callback_about_another_job_is_never_taken_for_this_one(
     harness: Harness, provider: Provider
 ) -> None:
-    """Whoever has our ticket, and is a customer too, can have genuine messages sent to it."""
+    """A customer of the provider who has our ticket can have genuine messages sent to it."""
     job, other = (harness.submit(provider, callback="lost", delay=0.2) for _ in range(2))
     until(lambda: harness.sandbox.task(other.provider_id or "")["status"] != "running", what="it")
     task = harness.services  # the sandbox signs the other task for this job's ticket

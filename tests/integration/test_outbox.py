@@ -10,7 +10,8 @@ from ledgers import Books, opened
 
 from receiver.events.event import Event, EventSerializer
 from receiver.installation import version
-from receiver.ledger.outbox import JOB_WEBHOOKS, Outbox
+from receiver.ledger.event_queue import JOB_WEBHOOKS
+from receiver.ledger.outbox import Outbox
 from receiver.model import EventType
 from receiver.services import Services
 from receiver.settings import Settings

@@ -21,7 +21,7 @@ from receiver.model import EventDeliveryState, EventType
 pytestmark = pytest.mark.both_databases
 
 # One ledger serves all examples of a test; each example empties it first.
-PACE = examples(12)
+PACE = examples(6)
 TO, JOBS = "log:", 3
 HAPPENINGS = st.lists(
     st.one_of(

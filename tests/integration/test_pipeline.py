@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -52,10 +51,10 @@ class TroubledStore(DirectoryStore):
         *,
         sha256: str,
         content_type: str,
-        hashed: os.stat_result | None = None,
+        **more: Any,
     ) -> None:
         self.before()
-        super().put(key, path, sha256=sha256, content_type=content_type, hashed=hashed)
+        super().put(key, path, sha256=sha256, content_type=content_type, **more)
         self.after()
 
 

@@ -137,7 +137,7 @@ def test_a_job_stays_as_long_as_its_events_are_not_delivered(books: Books) -> No
     outbox.register(["later"])  # gets no earlier events
     assert pruner.jobs(books.clock() + 1) == (0, {"log:": 1}, ref)  # not handed over yet
     (sending,) = claimed(outbox)
-    assert pruner.jobs(books.clock() + 1) == (0, {"log:": 1}, ref)  # in somebody's hand
+    assert pruner.jobs(books.clock() + 1) == (0, {"log:": 1}, ref)  # claimed by a sender
     outbox.set_aside(sending, "not reachable")
     assert pruner.jobs(books.clock() + 1) == (
         0,

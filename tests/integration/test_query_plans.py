@@ -218,6 +218,19 @@ def test_suspects_are_found_by_their_crashes_however_much_is_due(large_ledger: B
         assert name in plan
 
 
+def test_deliveries_are_found_by_the_number_of_their_attempts(large_ledger: Books) -> None:
+    plans = large_ledger.database.write(
+        partial(
+            plans_of,
+            work=lambda connection: Outbox(OneConnection(connection), lambda: NOW).claim(
+                "log:", list(EventType), 2
+            ),
+        )
+    )
+    for index in ("ix_sendings_untried", "ix_sendings_few", "ix_sendings_several"):
+        assert any(index in plan for plan in plans)
+
+
 def test_every_foreign_key_is_looked_up_by_an_index(books: Books) -> None:
     # When a row is deleted, the database searches for rows that refer to it; no plan shows that.
     def unindexed(connection: Connection) -> list[str]:

@@ -84,7 +84,7 @@ def test_a_secret_that_was_just_replaced_is_accepted_because_a_submit_may_be_usi
 @pytest.mark.parametrize(
     ("signer", "mode", "removed"), [(None, Mode.WEBHOOK, 0), (None, Mode.POLL, 1)]
 )
-def test_a_job_of_which_nobody_knows_the_secret_needs_them_all_unless_it_has_no_ticket(
+def test_a_job_whose_secret_is_not_known_needs_them_all_unless_it_has_no_ticket(
     books: Books, kept: KeptSecrets, signer: str | None, mode: Mode, removed: int
 ) -> None:
     signed_by(books, signer, mode)

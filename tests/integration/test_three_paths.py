@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from ledgers import migrated_file
 from waiting import until
 
 import receiver
@@ -39,6 +40,7 @@ def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
         "FETCH_ALLOW": sandbox.url.removeprefix("http://"),
         "PUBLIC_URL": "http://127.0.0.1:9",
     }
+    migrated_file(tmp_path / "data" / "ledger.sqlite3")
     with closing(Services(Settings.load(environ)).open()) as services:
         yield services
 

@@ -221,14 +221,14 @@ def test_the_program_makes_one_of_every_format(form: str, tmp_path: Path) -> Non
         Path(thumbnails.__file__).with_name("thumbnail_process.py").read_text(encoding="utf-8")
     )
     (tmp_path / "picture").write_bytes(picture(form))
-    as_nobody = (
+    as_other_user = (
         []
         if os.getuid()
         else ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     )
     with (tmp_path / "picture").open("rb") as original, (tmp_path / "small").open("wb") as result:
         subprocess.run(
-            [*as_nobody, sys.executable, "-I", "-c", program, "512"],
+            [*as_other_user, sys.executable, "-I", "-c", program, "512"],
             stdin=original,
             stdout=result,
             env={},

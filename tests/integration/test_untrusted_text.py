@@ -16,6 +16,7 @@ import pytest
 import structlog
 from click.testing import CliRunner
 from dashboard_client import PAGES, log_in
+from ledgers import migrated_file
 from web_client import WebClient
 
 import receiver.cli
@@ -55,6 +56,7 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servic
     environ = {"DATA_DIR": str(tmp_path / "data"), "EVENT_URLS": "log:"}
     for name, value in {**environ, "COLUMNS": "250"}.items():
         monkeypatch.setenv(name, value)
+    migrated_file(tmp_path / "data" / "ledger.sqlite3")
     with closing(Services(Settings.load(environ)).open()) as services:
         yield services
 

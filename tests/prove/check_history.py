@@ -57,7 +57,7 @@ def _tasks(said: Said) -> Iterator[str]:
         else:
             yield f"3: {posted['task']}: the provider has it, the ledger does not"
     for ref, index in objects:
-        yield f"2: {ref}: nobody knows its object {index}"
+        yield f"2: {ref}: no job has the object {index}"
 
 
 def _job(job: Line, posted: Line, files: list[str | None], said: Said) -> Iterator[str]:
@@ -78,7 +78,7 @@ def _job(job: Line, posted: Line, files: list[str | None], said: Said) -> Iterat
 
 
 def _in_doubt(job: Line, posted: Line, said: Said) -> bool:
-    """Return whether a job may be expired: nobody had heard of it before it expired."""
+    """Return whether a job may be expired: no report of it arrived before it expired."""
     heard = [one for one in said["acknowledged"] + said["kept"] if one["ref"] == job["ref"]]
     answered = any(one["prompt"] == posted["prompt"] for one in said["answered"])
     early = any(one["at"] < job["ended"] for one in heard)

@@ -7,10 +7,13 @@ from event_server import SECRET, EventServer
 from ledgers import Books
 from outside_network import Script, ScriptedServer
 
-from receiver.events.destinations import read_destination
+from receiver.events.destinations import OF_JOBS, read_destination
 from receiver.events.dispatcher import Dispatcher
 from receiver.events.event import EventSerializer
+from receiver.events.job_webhooks import THREADS, Hosts, JobWebhookTransport
 from receiver.events.transports import transport_for
+from receiver.ledger import webhooks
+from receiver.ledger.event_queue import JOB_WEBHOOKS
 from receiver.ledger.outbox import Outbox
 from receiver.net.client import HttpClient
 from receiver.net.connection import SafeConnector
@@ -81,6 +84,27 @@ def dispatcher_to(
     return make_dispatcher(
         books, event_server.url, allow=event_server.address, secrets=secrets, public_url=public_url
     )
+
+
+def hosts_of(books: Books, wait: float = 0.0) -> Hosts:
+    """Return what the hosts of jobs' webhooks share; see ``Hosts``."""
+    outbox = Outbox(books.database, books.clock)
+    return Hosts(books.clock, lambda: outbox.expedited_at(JOB_WEBHOOKS), wait)
+
+
+def job_webhook_dispatcher(books: Books, *allow: str, hosts: Hosts | None = None) -> Dispatcher:
+    """Return the dispatcher of all jobs' webhooks; these local addresses may be contacted."""
+    outbox = Outbox(books.database, books.clock)
+    client = HttpClient(SafeConnector(AddressPolicy.parse(allow, ())), idle_connections=0)
+    transport = JobWebhookTransport(
+        books.queries.webhook, hosts or hosts_of(books), client, [SECRET], books.clock
+    )
+
+    def postpone(*given: object) -> None:
+        webhooks.postpone(books.database, *given)  # type: ignore[arg-type]  # passed on
+
+    serializer = EventSerializer("s3://pictures/home", None)
+    return Dispatcher(outbox, OF_JOBS, transport, serializer, postpone, threads=THREADS)
 
 
 def dispatch_due(dispatcher: Dispatcher, *, rounds: int = 20) -> None:

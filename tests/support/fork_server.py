@@ -163,7 +163,7 @@ def _serve(channel: socket.socket) -> tuple[list[int], bytes] | None:
 def _report_ends(statuses: dict[int, socket.socket]) -> None:
     with suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            with statuses.pop(ended[0]) as status, suppress(OSError):  # nobody waits for it
+            with statuses.pop(ended[0]) as status, suppress(OSError):  # no process waits for it
                 status.send(str(os.waitstatus_to_exitcode(ended[1])).encode())
 
 

@@ -91,7 +91,7 @@ class Installation:
         )
 
     def unchecked(self, command: Sequence[str]) -> Sequence[str]:
-        """Return a command that submits even if nobody is there yet to archive the result.
+        """Return a command that submits even if no worker is there yet to archive the result.
 
         Tests of the check give ``--check``.
         """

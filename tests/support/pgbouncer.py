@@ -27,7 +27,7 @@ def pgbouncer(url: str, *lines: str) -> Iterator[str]:
         missing("PgBouncer (Debian: pgbouncer)")
     behind, port = make_url(url), free_port()
     pooled = behind.set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
-    # Not in the test's folder, which nobody may read.
+    # Not in the test's folder, which that user may not read.
     with tempfile.TemporaryDirectory(prefix="pgbouncer-", dir="/tmp") as folder:
         users, config = Path(folder, "users.txt"), Path(folder, "pgbouncer.ini")
         users.write_text(f'"{behind.username}" "{behind.password or ""}"\n')

@@ -5,10 +5,12 @@ of the web went into compiling the same routes and templates again, and a fifth 
 with a ledger into compiling the same statements.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from botocore.hooks import EventAliaser
 from flask import Flask
 from jinja2 import BytecodeCache
 from jinja2.bccache import Bucket
@@ -24,6 +26,7 @@ def share() -> None:
     """Let all engines of a dialect share statements, and all applications templates and routes."""
     _share_statements()
     _share_routes()
+    _share_names_of_events()
     Flask.jinja_options = {"bytecode_cache": _Templates()}
 
 
@@ -54,6 +57,15 @@ def _share_routes() -> None:
         return compiled[key]
 
     Rule._compile_builder = compile_builder  # type: ignore[assignment]  # for the tests only
+
+
+def _share_names_of_events() -> None:
+    """Look up the present name of one of botocore's events once, not for each client."""
+    aliaser: Any = EventAliaser
+    original = aliaser._alias_event_name
+    # Every emitter has the same aliases.
+    first = functools.cache(lambda name: original(aliaser(None), name))
+    aliaser._alias_event_name = lambda _, name: first(name)
 
 
 class _Templates(BytecodeCache):

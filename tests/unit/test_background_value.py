@@ -67,7 +67,7 @@ def test_while_a_question_hangs_one_caller_waits_and_all_others_get_the_last_ans
         others = side_by_side([value.get] * 40)
         assert {other.value for other in others} == {1}
         assert question.asked == 2, "one thread asks"
-        assert time.perf_counter() - began < 2, "nobody waits for what may never come"
+        assert time.perf_counter() - began < 2, "no caller waits for an answer that may never come"
         assert not value.get().late, "asked just now"
         question.now += 1
         assert value.get().late

@@ -47,7 +47,7 @@ def history() -> Lines:
 
 
 def ended(lines: Lines) -> Lines:
-    """Write the last line of a round again, as somebody who hides a change would."""
+    """Write the last line of a round again, as an attacker who hides a change would."""
     lines = [line for line in lines if line["what"] != "end"]
     return [*lines, {"what": "end", "lines": len(lines) + 1}]
 
@@ -79,7 +79,7 @@ TAMPERED: dict[str, tuple[str, Callable[[Lines], object]]] = {
     "an object is gone": ("2:", without("object")),
     "an object has other bytes": ("2:", changed("object", sha256="bb")),
     "an object is there twice": ("2:", added("object")),
-    "an object of nobody": ("2:", added("object", ref="X")),
+    "an object without a job": ("2:", added("object", ref="X")),
     "a task has no job": ("3:", without("job")),
     "a job is not final": ("3:", changed("job", state="archiving")),
     "a job ended otherwise": ("3:", changed("job", 1, state="expired")),

@@ -117,7 +117,7 @@ def test_callbacks_are_passed_on_from_both_ports_and_never_redirected() -> None:
         assert [action["Type"] for action in rule["Actions"]] == ["forward"]
 
 
-def test_nobody_else_comes_in_unless_the_operator_says_so() -> None:
+def test_no_other_address_is_allowed_unless_the_operator_says_so() -> None:
     default = RESOURCES["HttpsListener"]["Properties"]["DefaultActions"]
     assert default == [{"Type": "fixed-response", "FixedResponseConfig": {"StatusCode": "404"}}]
     assert TEMPLATE["Parameters"]["OperatorCidr"]["Default"] == "127.0.0.1/32"

@@ -1,4 +1,4 @@
-"""DATA_DIR: nothing is trusted that somebody else may have written; each refusal has its remedy."""
+"""DATA_DIR: nothing is trusted that another user may have written; each refusal has its remedy."""
 
 import os
 import shlex
@@ -64,7 +64,7 @@ WRONGS: dict[str, tuple[Callable[[Path], None], str]] = {
 @needs_root
 @pytest.mark.parametrize("wrong", WRONGS)
 @pytest.mark.parametrize("name", [*FILES, *FOLDERS])
-def test_what_somebody_else_may_have_written_is_refused(home: Path, name: str, wrong: str) -> None:
+def test_what_another_user_may_have_written_is_refused(home: Path, name: str, wrong: str) -> None:
     check(home)
     make_wrong, text = WRONGS[wrong]
     make_wrong(home / name)
@@ -103,7 +103,7 @@ def test_volumes_of_containers_are_accepted(home: Path, monkeypatch: pytest.Monk
     assert "could be written by other users" in mistakes(home)
 
 
-def test_files_of_others_beside_ours_are_nobodys_business(home: Path) -> None:
+def test_files_of_others_beside_ours_are_ignored(home: Path) -> None:
     (home / "lost+found").mkdir(mode=0o777)
     (home / "archive").symlink_to("/somewhere/big")
     check(home)

@@ -187,7 +187,7 @@ def test_an_answer_that_was_cut_short_may_have_the_id(body: bytes, task: str | N
         b"callback(" + raw(envelope({"id": "x-1"})) + b")",
     ],
 )
-def test_the_id_is_found_in_answers_that_nobody_has_seen_yet(body: object) -> None:
+def test_the_id_is_found_in_answers_of_unknown_shapes(body: object) -> None:
     assert read_submit(Head(200), raw(body)) == "x-1"
 
 

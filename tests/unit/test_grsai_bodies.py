@@ -91,7 +91,7 @@ def test_a_task_is_found_in_every_wrapping(text: str, form: str, task: dict[str,
 
 @pytest.mark.parametrize("task", [SUCCESS, FAILURE], ids=["success", "failure"])
 @pytest.mark.parametrize("dirt", DIRT)
-def test_a_field_that_nobody_reads_hides_nothing(dirt: str, task: dict[str, Any]) -> None:
+def test_a_field_without_a_meaning_hides_nothing(dirt: str, task: dict[str, Any]) -> None:
     body = b"{" + DIRT[dirt] + plain(task).encode()[1:]
     assert same(body, task)
     assert read_report(body).repaired

@@ -47,6 +47,19 @@ def jobs(**body: Any) -> list[GrsaiRequest]:
             {"images": ("https://x.test/a.png",), "mode": "poll", "folder": "shop"},
         ),
         ({"model": "minimax-h3"}, {"api": "api", "mode": "poll"}),
+        (
+            {"provider": "fal", "model": "fal/fal-ai/flux/dev"},
+            {"provider": "fal", "model": "fal-ai/flux/dev"},
+        ),
+        (
+            {"provider": "replicate", "model": "openai/gpt-image-1"},
+            {"provider": "replicate", "model": "openai/gpt-image-1"},
+        ),
+        (
+            {"params": {"seed": 7, "quality": "low"}, "quality": "hd", "style": "flat"},
+            {"params": {"seed": 7, "quality": "low", "style": "flat"}},
+        ),
+        ({"key": "mine", "variants": 2, "n": None}, {"key": "mine", "variants": 2}),
         ({"n": 2}, {"variants": 2}),
     ],
 )
@@ -78,6 +91,12 @@ def test_several_pictures_become_several_jobs_if_the_model_makes_fewer(
         ({"images": ["/etc/passwd"]}, "neither a URL nor a picture"),
         ({"folder": "../up"}, "folder"),
         ({"metadata": "x"}, "metadata"),
+        ({"params": "x"}, "params"),
+        ({"provider": "nobody"}, "provider"),
+        ({"provider": ["fal"]}, "provider"),
+        ({"provider": "openai"}, "this API does not post to OpenAI"),
+        ({"n": 2, "variants": 3}, "variants: it differs from n"),
+        ({"key": 7}, "key"),
     ],
 )
 def test_what_cannot_be_given_is_refused_before_it_is_paid_for(body: Any, named: str) -> None:

@@ -45,7 +45,7 @@ def test_a_process_that_runs_signs_and_verifies_with_the_new_secret_at_once(tmp_
     assert web.ref(after) == REF
 
 
-def test_secrets_that_nobody_changes_are_not_read_again(tmp_path: Path) -> None:
+def test_secrets_that_do_not_change_are_not_read_again(tmp_path: Path) -> None:
     kept = KeptSecrets(tmp_path)
     assert kept.secrets() is kept.secrets()
 

@@ -52,7 +52,7 @@ def test_an_address_that_becomes_free_is_taken(
     "environ",
     [{"LISTEN_PID": "1", "LISTEN_FDS": "1"}, {"LISTEN_PID": str(os.getpid())}, {"LISTEN_FDS": "1"}],
 )
-def test_a_socket_that_was_handed_to_somebody_else_is_not_ours(environ: dict[str, str]) -> None:
+def test_a_socket_that_was_handed_to_another_process_is_not_ours(environ: dict[str, str]) -> None:
     with listen("127.0.0.1", 0, environ=environ) as ours:
         assert ours.getsockname()[1]
 

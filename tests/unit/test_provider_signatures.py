@@ -1,8 +1,8 @@
 """What the signature of a callback proves: documented vectors, and everything that is not one.
 
 The vectors are fixed keys and fixed bytes: those of RFC 8032 and of Standard Webhooks, and for the
-others bytes that were signed with ``openssl`` by the vendor's description. Nobody here has called
-a live API.
+others bytes that were signed with ``openssl`` by the vendor's description. No live API
+was called.
 """
 
 import hashlib

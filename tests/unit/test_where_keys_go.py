@@ -53,7 +53,7 @@ def test_a_provider_s_own_hosts_may_have_its_key(url: str) -> None:
         "",
     ],
 )
-def test_nobody_else_may_have_it(url: str) -> None:
+def test_no_other_host_may_have_it(url: str) -> None:
     assert not BFL.may_have_key(url, DIALECTS[Provider.BFL].hosts)
 
 

@@ -122,7 +122,7 @@ def _check_table(box: Box, start: int, count: int, size: int) -> None:
 
 
 def _check_fragments(walk: Walk, top: Top, found: Findings) -> None:
-    """Check that no fragment is missing, or record that nobody can tell."""
+    """Check that no fragment is missing, or record that the file does not show it."""
     names = [box.name for box in top.boxes if box.name in {b"moof", b"mdat"}]
     if names[-1] == b"moof":
         raise truncated("the last fragment", len(walk.data) + 1, len(walk.data))

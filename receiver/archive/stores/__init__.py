@@ -39,6 +39,7 @@ class Store(Protocol):
         sha256: str,
         content_type: str,
         hashed: os.stat_result | None = None,
+        settled: bool = True,
     ) -> None:
         """Store the file under the key. On return it is durable and its SHA-256 (hex) was checked.
 
@@ -46,7 +47,13 @@ class Store(Protocol):
         status when its SHA-256 was computed: a file that has not changed since need not be hashed
         again. If the same bytes are there already, this succeeds: an earlier put was not recorded.
         If other bytes are there, they stay, and ObjectDiffersError is raised.
+
+        Not ``settled``: a power loss may still take the name, until ``settle``, or a ``create`` in
+        the same folder, has returned. So two objects of a folder wait for the disk once.
         """
+
+    def settle(self, key: str) -> None:
+        """Make the name of an object durable that was put without being settled."""
 
     def create(self, key: str, data: bytes, *, content_type: str) -> bool:
         """Store these bytes unless the key is taken. On return they are durable.
@@ -77,7 +84,7 @@ class Store(Protocol):
         """Yield name and size in bytes of the objects below the folder ``prefix``, sorted by name.
 
         To continue an interrupted listing, pass its last name as ``after``. Names with a leading
-        dot are left out. Files that somebody else put there are included, so a name need not be a
+        dot are left out. Files that other programs put there are included, so a name need not be a
         valid key. Raise StoreError, also if there is no archive at all.
         """
 

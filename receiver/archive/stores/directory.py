@@ -66,6 +66,7 @@ class DirectoryStore:
         sha256: str,
         content_type: str,  # noqa: ARG002 - files have none
         hashed: os.stat_result | None = None,
+        settled: bool = True,
     ) -> None:
         """Make the file an object; see Store.
 
@@ -77,18 +78,20 @@ class DirectoryStore:
         with self._store_errors(f"store {key} in"):
             self._prepare()
             with path.open("rb") as source:
-                if not self._is_here_already(source):
+                is_here = self._is_here_already(source)
+                if not is_here:
                     self._put_copy(key, target, source, sha256)
-                    return
-                if not _is_unchanged(os.fstat(source.fileno()), hashed):
-                    _require_hash(key, hashlib.file_digest(source, "sha256").hexdigest(), sha256)
-                os.fchmod(source.fileno(), _FILE_MODE)
-                os.fsync(source.fileno())
-            _make_parents(self._root, target.parent)
-            _link(path, target, sha256)
-            self._sync_parents(target.parent)
-            # A later write to this name must not change the object.
-            path.unlink()
+                else:
+                    if not _is_unchanged(os.fstat(source.fileno()), hashed):
+                        digest = hashlib.file_digest(source, "sha256").hexdigest()
+                        _require_hash(key, digest, sha256)
+                    os.fchmod(source.fileno(), _FILE_MODE)
+                    os.fsync(source.fileno())
+                    _link(self._root, path, target, sha256)
+            if settled:
+                self._sync_parents(target.parent)
+            if is_here:  # a later write to this name must not change the object
+                path.unlink()
 
     def _is_here_already(self, file: BinaryIO) -> bool:
         """Return whether this is a plain file on the archive's file system."""
@@ -99,9 +102,12 @@ class DirectoryStore:
         with self._new_file() as (descriptor, temporary):
             _require_hash(key, _copy(source, descriptor), sha256)
             os.fsync(descriptor)
-            _make_parents(self._root, target.parent)
-            _link(temporary, target, sha256)
-            self._sync_parents(target.parent)
+            _link(self._root, temporary, target, sha256)
+
+    def settle(self, key: str) -> None:
+        """Sync the object's folder; see Store."""
+        with self._store_errors(f"store {key} in"):
+            self._sync_parents(self._path(key).parent)
 
     def create(self, key: str, data: bytes, *, content_type: str) -> bool:  # noqa: ARG002 - files have none
         """Link a new file with these bytes, which fails if the name is taken; see Store."""
@@ -343,8 +349,9 @@ def _require_hash(key: str, found: str, sha256: str) -> None:
         )
 
 
-def _link(path: Path, target: Path, sha256: str) -> None:
+def _link(root: Path, path: Path, target: Path, sha256: str) -> None:
     """Give a file its key; raise ObjectDiffersError if a file with other bytes has it."""
+    _make_parents(root, target.parent)
     try:
         os.link(path, target)
     except FileExistsError:

@@ -74,6 +74,7 @@ class S3Store:
         sha256: str,
         content_type: str,
         hashed: os.stat_result | None = None,  # noqa: ARG002 - the server hashes
+        settled: bool = True,  # noqa: ARG002 - a bucket always settles
     ) -> None:
         """Upload the file and, unless the server verifies it, read it back; see Store.
 
@@ -96,6 +97,9 @@ class S3Store:
                 f"{self.locate(key)} already holds other bytes "
                 f"(SHA-256 {found.sha256}, not {sha256}); the first ones stay"
             )
+
+    def settle(self, key: str) -> None:
+        """Do nothing: a bucket's object has its name when the put returns; see Store."""
 
     def create(self, key: str, data: bytes, *, content_type: str) -> bool:
         """Upload the bytes unless the key is taken; see Store.

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Row, Select, case, func, select
 
 from receiver.ledger.database import Database
+from receiver.ledger.event_queue import PENDING
 from receiver.ledger.events import end_of_batch
-from receiver.ledger.outbox import FAILING, PENDING, SET_ASIDE, destination_names, due_since
+from receiver.ledger.outbox import FAILING, SET_ASIDE, destination_names, due_since
 from receiver.ledger.rows import EventDelivery, event_delivery_of
 from receiver.ledger.tables import destinations, events, sendings
 from receiver.model import EventDeliveryState, EventType

@@ -261,8 +261,8 @@ def _is_about(body: bytes, provider_id: str) -> bool:
 def _says_unknown(body: bytes) -> bool:
     """Return whether a failure without an id says that there is no such task."""
     found = _report(body)
-    is_nobodys = found is not None and found.provider_id is None
-    return is_nobodys and bool(_UNKNOWN_TASK.search(found.message if found else ""))
+    is_without_id = found is not None and found.provider_id is None
+    return is_without_id and bool(_UNKNOWN_TASK.search(found.message if found else ""))
 
 
 def _is_end_of(body: bytes, provider_id: str) -> bool:

@@ -151,6 +151,7 @@ def template_context() -> dict[str, object]:
     theme = request.cookies.get("theme", "")
     return {
         "t": localized,
+        "in_words": localized_error,
         "lang": language(),
         "languages": LANGUAGES,
         "theme": theme if theme in THEMES else "auto",

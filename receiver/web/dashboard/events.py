@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from receiver.errors import LedgerError, ReceiverError
 from receiver.events.dispatcher import Answer
 from receiver.jobs.job_object import webhook_shown
-from receiver.ledger.outbox import JOB_WEBHOOKS
+from receiver.ledger.event_queue import JOB_WEBHOOKS
 from receiver.web.dashboard.base import blueprint, error_page, form, is_fragment, localized, page
 from receiver.web.dashboard.summary import statistics
 from receiver.web.state import services

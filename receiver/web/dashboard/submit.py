@@ -7,7 +7,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import ConfigurationError, KeyConflictError, LedgerError, ReceiverError
 from receiver.jobs.request import DEFAULT_MODEL, GrsaiRequest
-from receiver.model import Mode, Provider
+from receiver.model import Api, Mode, Provider
 from receiver.providers.registry import DIALECTS, EXAMPLES
 from receiver.web.api.jobs import submit_job
 from receiver.web.dashboard.base import (
@@ -21,8 +21,8 @@ from receiver.web.dashboard.base import (
 )
 from receiver.web.state import services
 
-# The fields that are hidden until somebody opens them.
-_MORE = ("key", "batch", "folder", "webhook")
+# The fields that are hidden until the reader opens them.
+_MORE = ("key", "batch", "metadata", "folder", "webhook")
 _FIELDS = (
     "prompt",
     "provider",
@@ -32,8 +32,14 @@ _FIELDS = (
     "images",
     "params",
     "mode",
+    "api",
     *_MORE,
 )
+# The fields that are JSON objects: the text about a mistake, and its example.
+_OBJECTS = {
+    "params": ("params_are_json", '{"quality": "high"}'),
+    "metadata": ("metadata_are_json", '{"order": 7}'),
+}
 # Characters of the params of another job that the form repeats: with pictures they are megabytes.
 _MAX_PARAMS = 4000
 
@@ -51,6 +57,7 @@ def show_form() -> Response:
         "model": like.model,
         "provider": like.provider,
         "batch": like.batch or "",
+        "api": like.api if like.api == Api.NEWER else "",
         "folder": like.folder,
     }
     if params != "{}" and len(params) <= _MAX_PARAMS:
@@ -65,10 +72,14 @@ def submit() -> AnyResponse:
     fields: dict[str, object] = {name: value for name, value in given.items() if value.strip()}
     if "images" in fields:
         fields["images"] = given["images"].split()
-    try:
-        fields["params"] = json.loads(given["params"] or "{}")
-    except (ValueError, RecursionError):
-        return _form_page(given, [localized("params_are_json", example='{"quality": "high"}')], 400)
+    unreadable = []
+    for name, (text, example) in _OBJECTS.items():
+        try:
+            fields[name] = json.loads(given[name] or "{}")
+        except (ValueError, RecursionError):
+            unreadable.append(localized(text, example=example))
+    if unreadable:
+        return _form_page(given, unreadable, 400)
     asked, mistakes = validate_fields(GrsaiRequest, fields)
     if asked is None:
         return _form_page(given, mistakes, 400)
@@ -106,6 +117,7 @@ def _form_page(
     choices = {
         "providers": providers,
         "modes": modes,
+        "apis": [(Api.DRAW, localized("api_draw")), (Api.NEWER, localized("api_newer"))],
         "models": models,
         "more": any(given.get(name) for name in _MORE),
     }

@@ -1,9 +1,15 @@
 """What the doctor finds, which is English, in Chinese: each text and remedy of its checks.
 
-What no pattern matches (an error of a database, a bucket or a provider) is shown as it is.
+Errors of databases, buckets, providers and hosts are those of ``translations_errors``. What no
+pattern matches (their own words) is shown as it is.
 """
 
-from receiver.web.dashboard.translations_errors import chinese_words, compiled
+from receiver.web.dashboard.translations_errors import (
+    by_parts,
+    chinese_error,
+    chinese_words,
+    compiled,
+)
 
 _REMEDIES = (
     (
@@ -35,6 +41,10 @@ _REMEDIES = (
     (
         r"correct (?P<key>[A-Z_]+), or (?P<url>[A-Z_]+) where .*",
         "请更正 {key}；若主机有误或无法连接，请更正 {url}",
+    ),
+    (
+        r"set (?P<name>\S+) to it if that is our account, or leave .*",
+        "若那是我们的账号，请把 {name} 设为它；或不设置 {name}，由服务自行学习",
     ),
     (r"buy some, or use another key", "请充值，或换一个密钥"),
     (
@@ -97,6 +107,14 @@ _REMEDIES = (
         "那里应答的是别的程序：请更正代理或 PUBLIC_URL",
     ),
 )
+_FAILING = tuple(
+    (
+        rf"(?P<name>.+): {fails}{age}, attempt (?P<attempt>\d+): (?P<why>.*)",
+        f"{{name}}：{number} 个发送失败{old}，第 {{attempt}} 次尝试：{{why}}",
+    )
+    for fails, number in ((r"(?P<n>\d+) deliveries fail", "{n}"), (r"a delivery fails", "1"))
+    for age, old in ((r", the oldest is (?P<age>.+?) old", "，最早的已有 {age}"), ("", ""))
+)
 _FOUND = (
     (
         (
@@ -145,6 +163,65 @@ _FOUND = (
         r"this machine's clock is (?P<s>\d+) s (ahead of|behind) (?P<url>\S+)",
         "本机时钟与 {url} 相差 {s} 秒",
     ),
+    (r"(?P<server>.+) returns other bytes than were stored", "{server} 返回的内容与存入的不同"),
+    (
+        r"S3 by (?P<server>.+), put, read back, hashed, deleted",
+        "S3（{server}）：写入、读回、校验、删除均正常",
+    ),
+    (r"each object is read back after its put", "每个对象写入后都会读回"),
+    (
+        r"objects are not read back, because it rejects a wrong SHA-256",
+        "服务器会拒绝错误的 SHA-256，因此不读回对象",
+    ),
+    (
+        r"no conditional put: each put first checks if the key is free",
+        "不支持条件写入：每次写入前先检查键是否可用",
+    ),
+    (r"accepts a wrong SHA-256", "接受错误的 SHA-256"),
+    (r"keeps no metadata: .*", "不保存元数据：只有写入对象的进程能发现损坏"),
+    (
+        r"may not be listed: .*",
+        "不能列出对象：`receiver rebuild` 与 `audit --deep` 无法工作（请允许 s3:ListBucket）",
+    ),
+    (r"serves no signed links: .*", "不提供签名链接：文件由本服务的 API 提供"),
+    (
+        r"cannot delete: .*",
+        "不能删除：此测试对象会留下，隔离区满后不再接收文件（请允许 s3:DeleteObject）",
+    ),
+    (r"(?P<url>\S+) knows our key", "{url} 认得密钥"),
+    (r"(?P<name>\S+) is set, not tried", "{name} 已设置，未测试"),
+    (r"(?P<name>\S+) is set, not tried, (?P<n>\S+) credits left", "{name} 已设置，剩余 {n} 积分"),
+    (r"callbacks are signed with a secret of each job", "回调以各任务的密钥签名"),
+    (
+        r"callbacks are verified by their ticket only, and read back",
+        "回调只凭签名地址核实，并会回读",
+    ),
+    (r"(?P<n>\d+) keys? to verify callbacks", "有 {n} 个公钥用于核实回调"),
+    (
+        (
+            r"(?P<name>\w+) signed a callback about a task of ours at (?P<at>\S+) for the account "
+            r"(?P<id>.+), which is not accepted as ours: .*"
+        ),
+        "{name} 于 {at} 为账号 {id} 签署了我们任务的回调，该账号不被接受：此类回调会回读核实",
+    ),
+    *_FAILING,
+    (
+        r"(?P<name>.+): jobs name webhooks, but EVENT_SECRET is not set, so they get no events",
+        "{name}：有任务指定了 webhook，但未设置 EVENT_SECRET，因此收不到事件",
+    ),
+    (
+        r"set it again, or delete them with (?P<do>`.*`)",
+        "请重新设置它，或用 {do} 删除它们",
+    ),
+    (
+        (
+            r"(?P<n>\d+) destinations, no delivery fails, (?P<waiting>\d+) wait, (?P<aside>\d+) "
+            r"events set aside .*"
+        ),
+        "{n} 个目标，没有发送失败，{waiting} 个在等待，{aside} 个被搁置（见 `receiver events`）",
+    ),
+    (r"of (?P<size>\d+) bytes (?P<n>\S+) arrived", "{size} 字节只到达 {n}"),
+    (r"(?P<name>https?://\S+ \([0-9a-f]{8}\)): (?P<why>.*)", "{name}：{why}"),
     (r"EVENT_URLS is not set: no events are sent", "未设置 EVENT_URLS：不发送事件"),
     (
         r"(?P<n>\d+) destinations, no delivery fails, (?P<waiting>\d+) wait",
@@ -198,5 +275,15 @@ _COMPILED = compiled((*_REMEDIES, *_FOUND))
 
 
 def chinese_finding(text: str) -> str | None:
-    """Return a text of the doctor in Chinese, None if it is not translated."""
-    return chinese_words(_COMPILED, text)
+    """Return a text of the doctor in Chinese, None if it is not translated.
+
+    A text of several findings is translated one by one; those without a translation stay.
+    """
+    return by_parts(_one, text)
+
+
+def _one(text: str) -> str | None:
+    if found := chinese_words(_COMPILED, text):
+        return found
+    found = chinese_error(text)
+    return None if found == text else found

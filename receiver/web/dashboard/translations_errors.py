@@ -5,6 +5,9 @@ provider's own words, for example) is shown as it is.
 """
 
 import re
+from collections.abc import Callable
+
+from receiver.web.dashboard.translations_places import PLACES
 
 _TASK = r"(?P<ref>[0-9A-Z]{26})"
 
@@ -149,14 +152,31 @@ def chinese_words(patterns: Patterns, message: str) -> str | None:
         if found := pattern.fullmatch(message):
             groups = {name: text or "" for name, text in found.groupdict().items()}
             if "why" in groups:
-                groups["why"] = chinese_error(groups["why"])
+                why = groups["why"]
+                groups["why"] = by_parts(_known, why) or why
             return words.format(**groups)
     return None
 
 
-_COMPILED = compiled(_CHINESE)
+_COMPILED = compiled((*_CHINESE, *PLACES))
 
 
 def chinese_error(message: str) -> str:
     """Return an error message in Chinese, or as it is if there is no translation."""
-    return chinese_words(_COMPILED, message) or message
+    return _known(message) or message
+
+
+def _known(message: str) -> str | None:
+    return chinese_words(_COMPILED, message)
+
+
+def by_parts(translate: Callable[[str], str | None], text: str) -> str | None:
+    """Translate a text as a whole, or else the parts between semicolons one by one.
+
+    Parts without a translation stay as they are; None if no part has one.
+    """
+    whole = translate(text)
+    if whole is not None or "; " not in text:
+        return whole
+    parts = [(part, translate(part)) for part in text.split("; ")]
+    return "；".join(found or part for part, found in parts) if any(dict(parts).values()) else None

@@ -16,6 +16,9 @@ SUBMIT_TEXTS = {
     "mode_webhook": ("the provider sends a callback", "服务商回调"),
     "mode_poll": ("we poll the provider", "主动询问"),
     "mode_stream": ("we read a stream", "监听流"),
+    "api": ("GRSAI's API", "GRSAI 接口"),
+    "api_draw": ("the older one, with callbacks", "旧版接口，支持回调"),
+    "api_newer": ("the newer one, without callbacks", "新版接口，不支持回调"),
     "images": ("Reference pictures", "参考图"),
     "images_help": (
         "URLs of pictures, one on each line; chosen files are added as data URLs.",
@@ -31,14 +34,23 @@ SUBMIT_TEXTS = {
         "Other parameters: write a JSON object, as in {example}",
         "其他参数：请写一个 JSON 对象，例如 {example}",
     ),
+    "metadata": ("Metadata", "元数据"),
+    "metadata_help": (
+        'A JSON object of your own to find the job by, such as {"order": 7}',
+        '用于查找任务的自定义 JSON 对象，例如 {"order": 7}',
+    ),
+    "metadata_are_json": (
+        "Metadata: write a JSON object, as in {example}",
+        "元数据：请写一个 JSON 对象，例如 {example}",
+    ),
     "own_key": ("Your key for the job", "自定义任务键"),
     "own_key_help": (
         "A key belongs to one job: submitted again, it costs nothing.",
         "每个键只用于一个任务：重复提交不会再次付费。",
     ),
     "more_fields": (
-        "More: your key, batch, folder, webhook",
-        "更多：自定义任务键、批次、文件夹、webhook",
+        "More: your key, batch, metadata, folder, webhook",
+        "更多：自定义任务键、批次、元数据、文件夹、webhook",
     ),
     "folder_help": (
         "A folder of the archive for the pictures, such as shop/summer",

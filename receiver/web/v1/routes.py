@@ -120,9 +120,13 @@ def _generate() -> Response:
     try:
         asked = ImagesRequest.model_validate_json(body)
         wanted = asked.job_requests(mode)
+        own = wanted[0].key
+        if header is not None and own not in (None, header):
+            text = "key: it differs from Idempotency-Key; give one of them"
+            return failure(409, text, "idempotency_conflict", param="key")
         keyed = [
             GrsaiRequest.model_validate({**one.model_dump(), "key": key})
-            for one, key in zip(wanted, _keys(header, body, len(wanted)), strict=True)
+            for one, key in zip(wanted, _keys(header or own, body, len(wanted)), strict=True)
         ]
     except ValidationError as error:
         return _invalid(error)
@@ -139,9 +143,9 @@ def _posted(keyed: Sequence[GrsaiRequest]) -> Iterator[Job]:
             return
 
 
-def _keys(header: str | None, body: bytes, count: int) -> list[str]:
-    """Return the key of each job: the header, or one made of the body."""
-    base = header or _made_key(body)
+def _keys(given: str | None, body: bytes, count: int) -> list[str]:
+    """Return the key of each job: the one that was given, or one made of the body."""
+    base = given or _made_key(body)
     if count == 1:
         return [base]
     return [f"{base} ({number} of {count})" for number in range(1, count + 1)]

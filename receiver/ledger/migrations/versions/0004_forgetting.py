@@ -1,4 +1,4 @@
-"""Forgetting events: whoever deletes one asks for its sendings, which no index answered."""
+"""Forgetting events: deleting one looks up its sendings, for which there was no index."""
 
 from alembic import op
 

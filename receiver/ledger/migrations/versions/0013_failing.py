@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add indexes of few rows, and a column that may be NULL: nobody asked yet."""
+    """Add indexes of few rows, and a column that is NULL until an operator asks."""
     op.add_column("destinations", sa.Column("expedited_at", sa.Double()))
     for name, condition in (
         ("ix_sendings_failing", "state = 'pending' AND error <> ''"),
