@@ -359,11 +359,9 @@ def _unindexed(wanted: Wanted, texts: Sequence[str] = _TEXTS) -> list[ColumnElem
     if wanted.metadata:
         found.append(has_metadata(*wanted.metadata))
     if wanted.pictures:
-        found.append(
-            select(assets.c.idx)
-            .where(assets.c.ref == jobs.c.ref, assets.c.state == AssetState.ARCHIVED)
-            .exists()
-        )
+        # For EXISTS, PostgreSQL may read the assets of all jobs.
+        own = (assets.c.ref == jobs.c.ref, assets.c.state == AssetState.ARCHIVED)
+        found.append(select(assets.c.idx).where(*own).limit(1).scalar_subquery().is_not(None))
     return found
 
 
