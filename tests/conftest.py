@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from postgres import PostgresServer, postgres, postgres_binaries
 from real_parts import missing
 from seaweed import S3Server, seaweedfs, weed_binary
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]  # it has no types
 
 from receiver import data_dir
 
@@ -28,6 +29,7 @@ settings.register_profile("repeatable", max_examples=25, **SAME)
 settings.register_profile("thorough", max_examples=150, **SAME)
 settings.register_profile("search", max_examples=2000, **SLOW)
 settings.load_profile("repeatable")
+BROWSER = "tests/browser/"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,6 +43,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--thorough", action="store_true", help="also run the tests that are marked thorough"
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile`` one process has all files of the browser, to start it only once."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    scheduler = LoadFileScheduling(config, log)
+    file_of = scheduler._split_scope
+    scheduler._split_scope = lambda test: BROWSER if test.startswith(BROWSER) else file_of(test)
+    return scheduler
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,8 +1,9 @@
-"""Notifications (PostgreSQL): after its commit a transaction names the work queues that it fed.
+"""Notifications: after its commit a transaction names the work queues that it fed.
 
 A notification is not the work: a worker that receives one claims the due rows that are nearest to
-their deadlines. A lost notification costs two seconds, a superfluous one finds nothing. On SQLite
-nothing is sent here; the process that committed notifies the worker through a named pipe.
+their deadlines. A lost notification costs seconds, a superfluous one finds nothing. PostgreSQL
+sends them to all workers. On SQLite the worker's own transactions notify its engine so; other
+processes notify it of every work queue, through a named pipe.
 """
 
 import threading
@@ -53,8 +54,7 @@ def is_named(queue: str, names: set[str]) -> bool:
 
 def notify(connection: Connection, name: QueueName) -> None:
     """Note a work queue; workers are notified when this transaction is committed."""
-    if connection.dialect.name == "postgresql":
-        connection.info.setdefault(_NOTED, set()).add(name.value)
+    connection.info.setdefault(_NOTED, set()).add(name.value)
 
 
 def take_noted(connection: Connection) -> set[str]:

@@ -30,6 +30,7 @@ from receiver.ledger.group_commit import (
     by_batch,
     run_many,
 )
+from receiver.ledger.notifications import take_noted
 from receiver.ledger.waiting import blocking
 
 log = structlog.get_logger(__name__)
@@ -39,11 +40,15 @@ Item = TypeVar("Item")
 
 
 class SqliteDatabase:
-    """A SQLite file in WAL mode, ``synchronous=FULL``: a commit is on disk before it returns."""
+    """A SQLite file in WAL mode, ``synchronous=FULL``: a commit is on disk before it returns.
+
+    After a commit ``notified`` is called with the name of each work queue that it fed; the worker
+    sets it.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._reader = _engine(path, begin="BEGIN")
-        self._writer = _engine(path, begin=None)
+        self.notified: Callable[[str], None] = lambda _name: None
+        self._reader, self._writer = _engine(path), _engine(path)
         self._writing: Connection | None = None
         self._lock_path = path.with_name(path.name + ".lock")
         self._open_mark = _OpenMark(path)
@@ -55,7 +60,9 @@ class SqliteDatabase:
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         self._open_mark.set()
-        with translated_errors(), self._reader.begin() as connection:
+        with translated_errors(), self._reader.connect() as connection:
+            driver: Any = connection.connection
+            driver.cursor().execute("BEGIN")  # the pool rolls back
             return work(connection)
 
     def write(self, work: Callable[[Connection], T]) -> T:
@@ -84,12 +91,16 @@ class SqliteDatabase:
                 data_dir.locked(self._lock_path),
                 self._transaction() as connection,
             ):
+                take_noted(connection)
                 group += next_group()
                 for writes in by_batch(group):
                     _run(connection, writes)
+                names = take_noted(connection)
                 failpoints.reached(failpoints.Point.BEFORE_COMMIT)
             failpoints.reached(failpoints.Point.AFTER_COMMIT)
             failure = None
+            for name in names:
+                self.notified(name)
         except LedgerError as error:
             failure = error
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -258,7 +269,7 @@ def _enable_wal(connection: sqlite3.Connection) -> None:
             return
 
 
-def _engine(path: Path, begin: str | None) -> Engine:
+def _engine(path: Path) -> Engine:
     # Autocommit at the driver (isolation_level None): we decide when and how transactions begin.
     engine = create_engine(
         sqlite_address(path),
@@ -271,10 +282,5 @@ def _engine(path: Path, begin: str | None) -> Engine:
         _enable_wal(connection)
         for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").close()
-
-    @event.listens_for(engine, "begin")
-    def start(connection: Connection) -> None:
-        if begin is not None:
-            connection.exec_driver_sql(begin)
 
     return engine

@@ -83,6 +83,7 @@ class Greenlets:
         self._committed = ThreadSignal()
         self._is_late = False  # the commit before: then no other is waited for
         self._committer: Thread | None = None
+        self._is_refused = False  # the start of that thread, by the system
 
     # Called by the main loop.
 
@@ -100,14 +101,29 @@ class Greenlets:
         """
         if not self._commits:
             return
-        if self._committer is None:  # a thread from before a fork would be lost
-            self._committer = Thread(target=self._commit_for_ever, name="commit", daemon=True)
-            self._committer.start()
+        if self._committer is None and not self._start_committer():
+            return  # the next round tries again; who waits too long gets a LedgerError
         self._is_deferred = True  # who is notified meanwhile is resumed below
         self._begin_commits()
         self._is_late = not self._committed.wait(0 if self._is_late else COMMIT_WAIT)
         self._resume_notified()
         self._begin_commits()  # of those who write again; the loop may have nothing else to do
+
+    def _start_committer(self) -> bool:
+        """Start the thread that commits: a thread from before a fork would be lost.
+
+        Return False if the system starts no more threads now.
+        """
+        thread = Thread(target=self._commit_for_ever, name="commit", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._is_refused:
+                log.error("commits wait, no thread can be started", error=str(error))  # noqa: TRY400 - the text is enough
+            self._is_refused = True
+            return False
+        self._committer, self._is_refused = thread, False
+        return True
 
     def _begin_commits(self) -> None:
         if self._commits:

@@ -32,7 +32,7 @@ class ClientFaults:
         self._logged_at: dict[str, float] = {}
         self._left_out: dict[str, int] = {}
 
-    def log(self, reason: str) -> None:
+    def log(self, reason: str, event: str = "request unreadable") -> None:
         """Log a fault, or count it for the next line about its kind."""
         with self._lock:
             now = self._clock()
@@ -41,7 +41,7 @@ class ClientFaults:
                 return
             self._logged_at[reason] = now
             more = self._left_out.pop(reason, 0)
-        log.warning("request unreadable", reason=reason, not_logged=more)
+        log.warning(event, reason=reason, not_logged=more)
 
 
 client_faults = ClientFaults()

@@ -23,6 +23,7 @@ from receiver.ledger import liveness
 from receiver.ledger.claims import LEASE
 from receiver.ledger.notifications import QueueName, events_queue
 from receiver.ledger.postgres import PostgresDatabase, conninfo
+from receiver.ledger.sqlite import SqliteDatabase
 from receiver.maintenance.doubts import Doubts
 from receiver.maintenance.rotation import Rotation
 from receiver.model import Provider
@@ -226,6 +227,8 @@ class Services(Sending):
         """Return the worker of this process."""
         if isinstance(self.database, PostgresDatabase):
             self.database.hold_lock(self.worker_number)
+        elif isinstance(self.database, SqliteDatabase):
+            self.database.notified = self.notifier.notify
         return WorkerProcess(
             self.settings.data_dir,
             self.engine,

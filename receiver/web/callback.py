@@ -202,10 +202,13 @@ def _read(ticket: str) -> tuple[str, Provider] | None:
 def _respond(outcome: str, status: int, **content: object) -> Response:
     """Count the outcome and return a JSON response."""
     body = counted(Answer(outcome, status, content), g.get("arrived", time.perf_counter()))
-    response = Response(body, status, content_type="application/json")
-    if status == UNAVAILABLE:
-        response.headers["Retry-After"] = str(RETRY_AFTER)
-    return response
+    return Response(body, status, _headers(status))
+
+
+def _headers(status: int) -> list[tuple[str, str]]:
+    """Return the headers of an answer, but for its length and the id of its request."""
+    again = [("Retry-After", str(RETRY_AFTER))] if status == UNAVAILABLE else []
+    return [("Content-Type", "application/json"), *again]
 
 
 def counted(answer: Answer, arrived: float) -> bytes:
@@ -280,20 +283,17 @@ class DirectCallbacks:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Handle a request, or give it to Flask."""
         arrived = time.perf_counter()
+        # A server may ignore it (RFC 9110, 7.8), and a report must not be lost for it: Flask finds
+        # no route for a websocket and would answer 400.
+        environ.pop("HTTP_UPGRADE", None)
         if SUSPENDER.get() is None or (delivery := self._read(environ)) is None:
             return self._flask(environ, start_response)
         number = request_id(environ.get("HTTP_X_REQUEST_ID", ""))
         bind_contextvars(request=number)
         answer = store(services_of(self._app), delivery)
         body = counted(answer, arrived)
-        headers = [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            (REQUEST_ID_HEADER, number),
-        ]
-        if answer.status == UNAVAILABLE:
-            headers.append(("Retry-After", str(RETRY_AFTER)))
-        start_response(_STATUS[answer.status], headers)
+        ours = [("Content-Length", str(len(body))), (REQUEST_ID_HEADER, number)]
+        start_response(_STATUS[answer.status], [*_headers(answer.status), *ours])
         return [body]
 
     def _read(self, environ: dict[str, Any]) -> Delivery | None:

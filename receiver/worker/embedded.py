@@ -59,8 +59,8 @@ class _Turn:
 class EmbeddedEngine:
     """Runs work in threads of this process, at a notification or when a row becomes due.
 
-    ``claim_first`` is for PostgreSQL: it claims without asking first when the next row is due, and
-    every transaction notifies the work queues that it feeds.
+    Every transaction notifies the work queues that it feeds. ``claim_first`` is for PostgreSQL: it
+    claims without asking first when the next row is due.
     """
 
     def __init__(
@@ -181,10 +181,10 @@ class EmbeddedEngine:
             mine, *others = claims
             self._start(queue, others)
             finished = self._leases.work(queue, mine)
-            # On one machine the work may have fed another work queue. The engine's thread waits for
-            # the end of work in a drain, and releases what was interrupted.
+            # Without claim_first the engine asks when the next row is due, which has changed. Its
+            # thread also waits for the end of work in a drain, and releases what was interrupted.
             if not self._claim_first or not finished or self._stopping.is_set():
-                self._notifier.notify()
+                self._notifier.notify(queue.name)
             claims = self._claim_next(queue)
 
     def _claim_next(self, queue: WorkQueue) -> list[Claimed[Any]]:

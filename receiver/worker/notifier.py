@@ -8,6 +8,7 @@ import select
 import threading
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -26,27 +27,34 @@ class Notifier:
         self._path = path
         self._pipe: int | None = None  # kept open: opening it costs more than a notification
         self._lock = threading.Lock()  # no thread may write to a closed pipe's number
-        self._wanted = False
+        self._names = SimpleQueue[str]()  # not sent yet
         self.is_listening = False  # whether this process is the worker and has opened its end
 
-    def notify(self, _name: str = ALL, /) -> None:
-        """Notify the worker of every work queue if it listens; never blocks.
+    def notify(self, name: str = ALL, /) -> None:
+        """Notify the worker of a work queue if it listens; never blocks.
 
-        Threads that notify at the same time need one notification, sent after the last call began.
+        Threads that notify at the same time need one write, made after the last call began.
         """
-        self._wanted = True
-        while self._wanted and self._lock.acquire(blocking=False):
+        self._names.put(name)
+        while not self._names.empty() and self._lock.acquire(blocking=False):
             try:
-                self._wanted = False
-                self._write()
+                self._write(self._take())
             finally:
                 self._lock.release()
 
-    def _write(self) -> None:
+    def _take(self) -> set[str]:
+        names = set()
+        with suppress(Empty):
+            while True:
+                names.add(self._names.get_nowait())
+        return names
+
+    def _write(self, names: set[str]) -> None:
         try:
             if self._pipe is None:
                 self._pipe = open_own(self._path, os.O_WRONLY | os.O_NONBLOCK)
-            os.write(self._pipe, f"{ALL}\n".encode())
+            message = "".join(f"{name}\n" for name in names).encode()
+            os.write(self._pipe, message if len(message) <= _ATOMIC else f"{ALL}\n".encode())
         except BlockingIOError:
             pass  # the pipe is full: the worker has notifications enough
         except OSError:

@@ -300,6 +300,34 @@ def test_lists_are_walked_through_with_keys(page: Page, viewer: Viewer) -> None:
     expect(page.locator(".timeline")).to_be_visible()
 
 
+PRESSED_AT_ONCE = """() => {
+    const keys = document.getElementById("keys");
+    keys.showModal();
+    keys.close();
+    const pressed = new KeyboardEvent("keydown", { key: "j", bubbles: true });
+    document.activeElement.dispatchEvent(pressed);
+}"""
+REFRESHED = """() => {
+    const list = document.getElementById("results");
+    list.innerHTML = list.innerHTML;
+}"""
+
+
+def test_a_closed_dialog_keeps_neither_keys_nor_the_place_in_a_list(
+    page: Page, viewer: Viewer
+) -> None:
+    assert viewer.jobs
+    page.goto("/jobs")
+    page.evaluate(PRESSED_AT_ONCE)
+    expect(page.locator(".row-title").first).to_be_focused()
+    page.keyboard.press("j")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    page.evaluate(REFRESHED)
+    page.keyboard.press("Escape")
+    expect(page.locator(".row-title").nth(1)).to_be_focused()
+
+
 def test_everything_can_be_reached_with_the_keyboard(page: Page, viewer: Viewer) -> None:
     assert viewer.jobs
     page.goto("/")

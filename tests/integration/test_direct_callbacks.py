@@ -3,6 +3,7 @@
 import json
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -137,6 +138,39 @@ def test_a_bug_of_ours_is_answered_as_by_flask(
         status, headers, content = served.send(path, as_json(RUNNING))
     assert (status, headers["retry-after"], content["ok"]) == (503, "5", False)
     assert served.send(path, as_json(RUNNING))[0] == 200
+
+
+@pytest.mark.parametrize("is_usual", [True, False])
+def test_a_report_that_asks_for_a_websocket_is_stored_all_the_same(
+    served: Served, monkeypatch: pytest.MonkeyPatch, *, is_usual: bool
+) -> None:
+    if not is_usual:
+        monkeypatch.setattr(served.worker, "_is_for_main_loop", lambda _: False)
+    headers = ("Connection: Upgrade", "Upgrade: websocket")
+    ticket = served.web.ticket()
+    status, _, content = served.send(f"/callback/{ticket}", as_json(SUCCEEDED), *headers)
+    assert (status, content["ok"]) == (200, True)
+
+
+def cannot_start(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_without_new_threads_a_callback_is_answered_503_and_the_worker_goes_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/callback/{served.web.ticket()}"
+    unusual = f"/callback/{served.web.services.tickets.sign(CANARY)}"
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", cannot_start)
+        patched.setattr(group_commit, "WRITE_TIMEOUT", 0.2)
+        for refused in (path, unusual, unusual):
+            status, headers, content = served.send(refused, as_json(SUCCEEDED))
+            assert (status, headers["retry-after"], content["ok"]) == (503, "5", False)
+    for accepted in (unusual, path):
+        status, _, content = served.send(accepted, as_json(SUCCEEDED))
+        assert (status, content["ok"]) == (200, True)
+    assert served.web.verdicts(path.rpartition("/")[2].partition(".")[0]) == ["ended"]
 
 
 def test_a_given_request_id_is_repeated(served: Served) -> None:

@@ -15,6 +15,8 @@ from processes import running
 from waiting import LIMIT, until
 
 from receiver.ledger.claims import LEASE
+from receiver.ledger.notifications import QueueName
+from receiver.ledger.sqlite import SqliteDatabase
 from receiver.model import Delivery, JobState, Source, Submission
 from receiver.services import Services
 from receiver.settings import Settings
@@ -134,6 +136,20 @@ def test_a_notification_of_any_process_starts_the_work_at_once(harness: Embedded
         harness.add_jobs()
         Notifier(harness.folder / "worker.fifo").notify()
         until(harness.archived, what="the work")
+
+
+def test_after_work_the_engine_looks_at_its_queue_and_at_those_that_it_fed_only(
+    harness: EmbeddedHarness,
+) -> None:
+    """The end of a job's last asset feeds the jobs that are complete."""
+    assert isinstance(harness.books.database, SqliteDatabase)
+    harness.books.database.notified = harness.notifier.notify
+    fed = harness.idle_queue(QueueName.COMPLETE_JOBS)
+    harness.add_jobs(3)
+    with at_work(harness.engine(), harness.queue(), fed, harness.idle_queue()):
+        until(lambda: harness.archived() == 3, what="the work")
+        until(lambda: harness.looks[fed.name] > 1, what="a look at the queue that was fed")
+    assert harness.rounds == 1, "at the start"
 
 
 def test_polling_finds_the_work_of_a_lost_notification(harness: EmbeddedHarness) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -82,12 +83,12 @@ class EngineHarness(ABC):
 
 
 class EmbeddedHarness(EngineHarness):
-    """An engine of one machine; ``rounds`` counts how often it looked at every work queue."""
+    """An engine of one machine; ``looks`` counts how often it looked at idle work queues."""
 
     def __init__(self, books: Books, folder: Path) -> None:
         super().__init__(books, folder)
         self.notifier = Notifier(folder / "worker.fifo")
-        self.rounds = 0
+        self.looks = Counter[str]()
 
     def engine(self, *, poll_interval: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
         """Return an engine with the given times in seconds."""
@@ -103,13 +104,15 @@ class EmbeddedHarness(EngineHarness):
         """Notify the engine."""
         engine.notify()
 
-    def idle_queue(self) -> WorkQueue:
+    @property
+    def rounds(self) -> int:
+        """How often the engine looked at every work queue."""
+        return self.looks["idle"]
+
+    def idle_queue(self, name: str = "idle") -> WorkQueue:
         """Return a work queue that never has work: it counts how often the engine looks at it."""
-
-        def count_round() -> None:
-            self.rounds += 1
-
-        return WorkQueue("idle", 1, count_round, lambda _limit: [], lambda _claimed: None)
+        count = partial(self.looks.update, [name])
+        return WorkQueue(name, 1, count, lambda _limit: [], lambda _claimed: None)
 
     def round(self, number: int = 1) -> None:
         """Wait until the engine has looked at every work queue so often."""

@@ -216,6 +216,35 @@ def test_a_commit_that_raises_does_not_end_the_thread_that_commits(loop: Loop) -
     assert loop.run() == ["second stored"]
 
 
+def test_a_commit_waits_while_no_thread_can_be_started_and_is_given_up_in_time(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[list[str]] = []
+    commit = group_commit_of(groups)
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        patched.setattr(group_commit, "WRITE_TIMEOUT", 0.05)
+        loop.start(lambda: raised(lambda: commit.run(write("late"))))
+        while loop.greenlets.are_waiting:
+            loop.greenlets.commit()
+            loop.greenlets.end_late()
+    assert [str(error) for error in loop.returned] == ["the ledger took no write for 0 s"]
+    loop.start(lambda: commit.run(write("again")))
+    assert loop.run()[1:] == ["again stored"]
+    assert groups == [["commit", "again"]]
+
+
+def raised(function: Callable[[], object]) -> object:
+    try:
+        return function()
+    except LedgerError as error:
+        return error
+
+
 def test_while_a_commit_hangs_no_round_waits_for_another(loop: Loop) -> None:
     waits: list[float] = []
     hangs = threading.Event()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.worker.notifier import Notifier
+from receiver.worker.notifier import ALL, Notifier
 
 
 def test_a_thread_that_cannot_notify_itself_is_notified_for(
@@ -17,8 +17,8 @@ def test_a_thread_that_cannot_notify_itself_is_notified_for(
     writing, second_came, written = threading.Event(), threading.Event(), []
     write = Notifier._write
 
-    def slow_write(one: Notifier) -> None:
-        write(one)
+    def slow_write(one: Notifier, names: set[str]) -> None:
+        write(one, names)
         written.append(threading.current_thread().name)
         writing.set()
         assert second_came.wait(30)
@@ -36,4 +36,18 @@ def test_a_thread_that_cannot_notify_itself_is_notified_for(
         started = time.monotonic()
         listener.wait(60)
         assert time.monotonic() - started < 30
+    notifier.close()
+
+
+def test_the_names_of_work_queues_arrive_and_too_many_become_all(tmp_path: Path) -> None:
+    notifier = Notifier(tmp_path / "pipe")
+    with notifier.listen() as listener:
+        notifier.notify("assets")
+        notifier.notify("events to a")
+        notifier.notify("assets")
+        assert listener.wait(60) == {"assets", "events to a"}
+        notifier.notify("x" * 5000)
+        assert listener.wait(60) == {ALL}
+        notifier.notify()
+        assert listener.wait(60) == {ALL}
     notifier.close()

@@ -172,11 +172,21 @@
     next?.scrollIntoView({ block: "nearest" });
   }
 
-  document.addEventListener("click", (event) => { if (event.target.closest("#show-keys")) KEYS["?"](); });
+  // The browser returns the focus to where it was, but not to an item that was refreshed meanwhile.
+  function showKeys() {
+    const keys = document.getElementById("keys");
+    const { id } = document.activeElement;
+    keys.addEventListener("close", () => {
+      if (id && !document.activeElement.matches("[data-item]")) document.getElementById(id)?.focus();
+    }, { once: true });
+    keys.showModal();
+  }
+
+  document.addEventListener("click", (event) => { if (event.target.closest("#show-keys")) showKeys(); });
 
   const KEYS = {
     "/": () => document.getElementById("q")?.focus(),
-    "?": () => document.getElementById("keys").showModal(),
+    "?": showKeys,
     j: () => moveFocus(1),
     k: () => moveFocus(-1),
     o: () => document.activeElement.matches("[data-item]") && document.activeElement.click(),
@@ -184,7 +194,9 @@
   };
 
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || event.target.closest("dialog")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    // A button keeps the focus for a moment after its dialog has closed.
+    if (event.target.closest("dialog[open]")) return;
     if (event.target.matches("input:not([type=checkbox]), textarea, select")) {
       if (event.key === "Escape") event.target.blur();
       return;

@@ -10,7 +10,7 @@
   }
 
   function isTyping(event) {
-    return event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, video, dialog");
+    return event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, video, dialog[open]");
   }
 
   document.addEventListener("keydown", (event) => {
