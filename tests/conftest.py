@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from postgres import PostgresServer, postgres, postgres_binaries
 from real_parts import missing
 from seaweed import S3Server, seaweedfs, weed_binary
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]  # it has no types
 
 from receiver import data_dir
 
@@ -28,6 +29,7 @@ settings.register_profile("repeatable", max_examples=25, **SAME)
 settings.register_profile("thorough", max_examples=150, **SAME)
 settings.register_profile("search", max_examples=2000, **SLOW)
 settings.load_profile("repeatable")
+BROWSER = "tests/browser/"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,6 +45,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadfile`` one process has all files of the browser, to start it only once."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    scheduler = LoadFileScheduling(config, log)
+    file_of = scheduler._split_scope
+    scheduler._split_scope = lambda test: BROWSER if test.startswith(BROWSER) else file_of(test)
+    return scheduler
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is marked thorough unless it is asked for."""
     if not config.getoption("thorough"):
@@ -52,12 +65,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             items[:] = [item for item in items if not item.get_closest_marker("thorough")]
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let SIGINT interrupt the commands that tests start; save processor time.
 
     A shell that runs the tests in the background makes them ignore SIGINT, and every process
     inherits that. During collection the garbage collector would walk through thousands of tests
     again and again. botocore would parse its description of S3 again for each store of a test.
+    structlog's own tracebacks have colours and local variables, which takes 50 ms for each.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,6 +79,10 @@ def pytest_configure() -> None:
     create_loader = functools.cache(botocore.session.create_loader)
     botocore.session.create_loader = create_loader
     shared_compilation.share()
+    for one in structlog.get_config()["processors"]:
+        if isinstance(one, structlog.dev.ConsoleRenderer):
+            one.exception_formatter = structlog.dev.plain_traceback
+    shared_compilation.rewrite_a_share(config)
 
 
 def pytest_collection_finish() -> None:

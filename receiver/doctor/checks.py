@@ -10,7 +10,6 @@ from email.utils import parsedate_to_datetime
 import requests
 
 from receiver.archive.stores import Store
-from receiver.archive.stores.s3 import S3Store
 from receiver.errors import LedgerError, ProviderError, StoreError
 from receiver.ledger import schema
 from receiver.ledger.database import require_writable
@@ -76,6 +75,8 @@ def archive(store: Store) -> str:
     """Write, read back and delete an object; for a bucket also return what its server lacks."""
     try:
         store.check()
+        from receiver.archive.stores.s3 import S3Store  # noqa: PLC0415 - boto3 takes 20 MB of memory
+
         if not isinstance(store, S3Store):
             return f"{store.locate('2026')[: -len('/2026')]}, files are written, linked and synced"
         dialect, reads_back = store.probe(), store.reads_back()

@@ -2,7 +2,7 @@
 
 SQLite keeps it as an FTS5 table, PostgreSQL as a ``tsvector``. Neither finds a part of a word, nor
 a word of a text without spaces, as Chinese is written. So words are cut into pieces here, and a
-search looks for the jobs that have all pieces of its words; ``contains`` tells which really match.
+search looks for the jobs that have all pieces of its words; ``containing`` says which really match.
 A job is indexed when it is submitted and never again, so callbacks do not touch the index.
 """
 
@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, select, text
+from sqlalchemy import ARRAY, ColumnElement, Connection, Select, Text, any_, bindparam, select, text
 
-from receiver.ledger.rows import Job
 from receiver.ledger.tables import jobs
 
 # Pieces of one job: those of some 10,000 characters. What is behind them is not found.
@@ -29,6 +28,8 @@ _PREFIX, _REST = 13, 13
 _CROCKFORD, _BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ", "0123456789ABCDEFGHIJKLMNOPQRSTUV"
 _DIGITS = str.maketrans(_CROCKFORD, _BASE32)
 _COLUMNS = (jobs.c.ref, jobs.c.prompt, jobs.c.model, jobs.c.key, jobs.c.batch)
+# What a search for words looks at, the ref first.
+_TEXTS = (*_COLUMNS, jobs.c.provider_id)
 _OF_JOBS: Select[Any] = select(*_COLUMNS).where(jobs.c.ref.in_(bindparam("refs", expanding=True)))
 
 _INSERT = {
@@ -46,23 +47,35 @@ _DELETE = {
     "postgresql": text("DELETE FROM job_words WHERE ref = :ref"),
 }
 _FIND = {
-    ("sqlite", False): text(
+    False: text(
         "SELECT rowid FROM job_words WHERE job_words MATCH :pieces"
         " AND rowid BETWEEN :low AND :high ORDER BY rowid DESC LIMIT :most"
     ),
-    ("sqlite", True): text(
+    True: text(
         "SELECT rowid FROM job_words WHERE job_words MATCH :pieces"
         " AND rowid BETWEEN :low AND :high ORDER BY rowid LIMIT :most"
     ),
-    ("postgresql", False): text(
-        "SELECT ref FROM job_words WHERE pieces @@ CAST(:pieces AS tsquery)"
-        " AND ref > :low AND ref < :high ORDER BY ref DESC LIMIT :most"
-    ),
-    ("postgresql", True): text(
-        "SELECT ref FROM job_words WHERE pieces @@ CAST(:pieces AS tsquery)"
-        " AND ref > :low AND ref < :high ORDER BY ref LIMIT :most"
-    ),
 }
+# Of a word that most jobs have, PostgreSQL's index gives all jobs, and they are sorted then. So the
+# nearest rows are read in their order first, and the index is used for those beyond. The subquery
+# and MATERIALIZED keep the planner to that: it expects far too few jobs with several pieces.
+_NEAR_ROWS = 20_000
+# With more jobs than this among the near rows, those beyond are found in the same way later.
+_MANY_NEAR = 200
+_FIND_NEAR = (
+    "SELECT ref FROM (SELECT ref, pieces FROM job_words WHERE ref > :low AND ref < :high"
+    " ORDER BY {order} LIMIT :rows) AS near"
+    " WHERE pieces @@ CAST(:pieces AS tsquery) ORDER BY {order} LIMIT :most"
+)
+_LAST_NEAR = (
+    "SELECT ref FROM job_words WHERE ref > :low AND ref < :high"
+    " ORDER BY {order} OFFSET :rows - 1 LIMIT 1"
+)
+_FIND_BEYOND = (
+    "WITH found AS MATERIALIZED (SELECT ref FROM job_words"
+    " WHERE pieces @@ CAST(:pieces AS tsquery) AND ref > :low AND ref < :high)"
+    " SELECT ref FROM found ORDER BY {order} LIMIT :most"
+)
 _WITH_PREFIXES = text(
     "SELECT jobs.ref FROM json_each(:prefixes) AS found"
     " JOIN jobs ON jobs.ref >= found.value AND jobs.ref < found.value || '~'"
@@ -92,13 +105,6 @@ def wanted_pieces(words: str) -> list[str]:
         groups = _groups(run, min(len(run), 2) if is_unspaced else 3)
         found |= dict.fromkeys(map(_ascii, groups))
     return list(found)
-
-
-def contains(job: Job, words: str) -> bool:
-    """Return whether each of the words is a part of what is known about a job, in any case."""
-    known = (job.prompt, job.model, job.key, job.batch, job.ref, job.provider_id)
-    folded = "\n".join(part for part in known if part).casefold()
-    return all(word in folded for word in words.casefold().split())
 
 
 def _runs(words: str) -> Iterable[tuple[str, bool]]:
@@ -161,21 +167,56 @@ def find(
 
     They are sorted by ref: ascending with ``up``, else descending.
     """
-    is_sqlite = connection.dialect.name == "sqlite"
-    if is_sqlite:
-        query = " ".join(f'"{piece}"' for piece in wanted)
-        bounds: dict[str, object] = {"low": _place(low), "high": _place(high)}
-    else:
+    if connection.dialect.name != "sqlite":
         query = " & ".join(f"'{piece}'" for piece in wanted)
-        bounds = {"low": low, "high": high}
-    values = {"pieces": query, "most": most, **bounds}
-    rows = connection.execute(_FIND[connection.dialect.name, up], values).scalars().all()
-    if not is_sqlite:
-        return Found(list(rows), rows[-1] if len(rows) == most else None)
+        return _find_in_postgresql(connection, query, low, high, most, up=up)
+    query = " ".join(f'"{piece}"' for piece in wanted)
+    values = {"pieces": query, "most": most, "low": _place(low), "high": _place(high)}
+    rows = connection.execute(_FIND[up], values).scalars().all()
     prefixes = json.dumps([_prefix(place) for place in rows])
     refs = connection.execute(_WITH_PREFIXES, {"prefixes": prefixes}).scalars()
     following = _beyond(rows[-1], up=up) if len(rows) == most else None
     return Found(sorted(refs, reverse=not up), following)
+
+
+def _find_in_postgresql(
+    connection: Connection, query: str, low: str, high: str, most: int, *, up: bool
+) -> Found:
+    """Do the same in PostgreSQL."""
+    values = {"pieces": query, "low": low, "high": high, "most": most, "rows": _NEAR_ROWS}
+
+    def run(statement: str) -> list[str]:
+        ordered = text(statement.format(order="ref" if up else "ref DESC"))
+        return list(connection.execute(ordered, values).scalars())
+
+    near = run(_FIND_NEAR)
+    if len(near) == most:
+        return Found(near, near[-1])
+    last = next(iter(run(_LAST_NEAR)), None)
+    if last is None or len(near) > _MANY_NEAR:
+        return Found(near, last)
+    values |= {"low" if up else "high": last, "most": most - len(near)}
+    found = near + run(_FIND_BEYOND)
+    return Found(found, found[-1] if len(found) == most else None)
+
+
+def containing(
+    connection: Connection, refs: list[str], conditions: Sequence[ColumnElement[bool]], words: str
+) -> list[str]:
+    """Return which of these jobs meet the conditions and contain the words, newest first."""
+    question = select(*_TEXTS).where(*conditions).order_by(jobs.c.ref.desc())
+    if connection.dialect.name == "postgresql":  # it would need long for thousands of values
+        question = question.where(jobs.c.ref == any_(bindparam("refs", type_=ARRAY(Text))))
+    else:
+        question = question.where(jobs.c.ref.in_(bindparam("refs", expanding=True)))
+    found = connection.execute(question, {"refs": refs})
+    return [texts[0] for texts in found if _contains(texts, words)]
+
+
+def _contains(texts: Iterable[str | None], words: str) -> bool:
+    """Return whether each of the words is a part of one of a job's texts, in any case."""
+    folded = "\n".join(part for part in texts if part).casefold()
+    return all(word in folded for word in words.casefold().split())
 
 
 def _place(ref: str) -> int:

@@ -63,6 +63,11 @@ class Arrival:
         """
         return self.body_at > 0 or self.is_too_much or (self.has_ended and bool(self.data))
 
+    @property
+    def is_line_too_long(self) -> bool:
+        """Whether the first line is longer than what gunicorn takes."""
+        return len(self.data) >= MAX_FIRST_LINE and self.data.find(b"\r\n", 0, MAX_FIRST_LINE) < 0
+
     def is_late(self, now: float, idle_timeout: float) -> bool:
         """Return whether the client took too long; ``idle_timeout`` is for its first byte."""
         if not self.data:
@@ -97,9 +102,9 @@ class Arrival:
         """Return whether no more is kept of it here, or it can only be refused."""
         if self.body_at > 0:
             return max(len(self.data), self.body_at + (self._length or 0)) > MAX_REQUEST
-        has_first_line = b"\r\n" in self.data[:MAX_FIRST_LINE]
         lines = self.data.count(b"\n")
         return (
-            len(self.data) > (MAX_HEAD if has_first_line else MAX_FIRST_LINE)
+            self.is_line_too_long
+            or len(self.data) > MAX_HEAD
             or lines != self.data.count(b"\r\n")  # a head with a bare LF never ends
         )

@@ -28,6 +28,7 @@ from gunicorn.http import get_parser  # type: ignore[import-untyped]  # the pack
 from gunicorn.http.errors import InvalidHeader, ParseException, UnsupportedTransferCoding  # type: ignore[import-untyped]  # as above
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker  # type: ignore[import-untyped]  # as above
 
+from receiver.server import refusals
 from receiver.server.arrivals import Arrival
 from receiver.server.greenlets import Greenlets
 from receiver.server.gunicorn_log import INCOMPLETE, client_faults
@@ -177,7 +178,9 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
             self._add(arrival, piece, time.monotonic())
         elif piece is not None:
             arrival.has_ended = True
-        if arrival.is_complete:
+        if arrival.is_line_too_long:
+            self._refuse(conn, refusals.too_long(bytes(arrival.data)))
+        elif arrival.is_complete:
             self._begin(conn)
         elif arrival.needs_thread:
             self._await_thread(conn)
@@ -249,6 +252,13 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         arrival = self._arrivals.pop(conn)
         self._kept -= len(arrival.data)
         return arrival
+
+    def _refuse(self, conn: Any, response: bytes) -> None:
+        """Answer a request that gunicorn would answer without a remedy."""
+        self._stop_reading(conn)
+        self._forget(conn)
+        refusals.send(conn, response)
+        self._close_gracefully(conn)
 
     def _drop(self, conn: Any) -> None:
         """Close a connection on which no request arrived."""

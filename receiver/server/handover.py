@@ -4,7 +4,6 @@ gunicorn lets the error of such a system end the worker, and with it every reque
 the request is answered 503, and the worker goes on: senders of callbacks repeat them.
 """
 
-import socket
 from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
@@ -12,13 +11,8 @@ from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # the package has no types
 
+from receiver.server import refusals
 from receiver.server.gunicorn_log import client_faults
-
-_BODY = b'{"ok":false,"error":"no thread can be started for this request now, try again later"}\n'
-UNAVAILABLE = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
-    b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
-)
 
 
 def give_thread(worker: ThreadWorker, conn: Any) -> None:
@@ -49,8 +43,7 @@ def _handle(worker: ThreadWorker, handed: deque[Any]) -> None:
 
 def _refuse(worker: ThreadWorker, conn: Any, error: RuntimeError) -> None:
     client_faults.log(str(error), event="request refused, no thread for it")
-    with suppress(OSError, ValueError):  # ValueError: with TLS a send may have to wait
-        conn.sock.send(UNAVAILABLE, socket.MSG_DONTWAIT)
+    refusals.send(conn, refusals.NO_THREAD)
     finished = Future[Any]()
     finished.set_result(False)
     worker.method_queue.defer(worker.finish_request, conn, finished)

@@ -17,6 +17,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from sqlalchemy import URL, Connection, create_engine, text
 from ulid import ULID
 
 from receiver.ledger import schema
@@ -33,22 +35,33 @@ WORDS = (
 RARE = "雪地里的狐狸"  # in the prompt of one job
 _BODY = '{"id":"%s","status":"%s","progress":100,"results":[{"url":"https://files.test/0.png"}]}'
 _DIGEST = "0" * 64
-_INSERTS = {
-    "jobs": """INSERT INTO jobs
-        (ref, provider_id, model, prompt, state, outcome, reason, key, batch, metadata,
-        submitted_at, deadline_at, ended_at, finished_at, due_at, requested, provider,
-        base_url, api, mode, params) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,1,
-        'grsai', 'https://provider.test', 'draw', 'webhook', '{}')""",
-    "job_metadata": "INSERT INTO job_metadata (ref, name, value) VALUES (?, 'campaign', ?)",
-    "deliveries": """INSERT INTO deliveries (ref, source, verdict, received_at, digest, body)
-        VALUES (?,'callback',?,?,?,?)""",
-    "assets": """INSERT INTO assets (ref, idx, state, url, announced_at, expires_at, due_at, key,
-        sha256, size, finished_at, content_type)
-        VALUES (?,0,?,'https://files.test/0.png',?,?,?,?,?,900000,?,'image/png')""",
-    "events": """INSERT INTO events (type, ref, idx, created_at, round, payload)
-        VALUES (?,?,?,?,0,'{}')""",
-    "job_words": "INSERT INTO job_words (rowid, pieces) VALUES (?,?)",
+# The columns of each table's rows. In ``job_words`` both databases have something else.
+_COLUMNS = {
+    "jobs": "ref, provider_id, model, prompt, state, outcome, reason, key, batch, metadata,"
+    " submitted_at, deadline_at, ended_at, finished_at, due_at, requested, provider, base_url, api,"
+    " mode, params",
+    "job_metadata": "ref, name, value",
+    "deliveries": "ref, source, verdict, received_at, digest, body",
+    "assets": "ref, idx, state, url, announced_at, expires_at, due_at, key, sha256, size,"
+    " finished_at, content_type",
+    "events": "type, ref, idx, created_at, round, payload",
+    "job_words": "ref, pieces",
 }
+_REQUEST = (1, "grsai", "https://provider.test", "draw", "webhook", "{}")
+_URL = "https://files.test/0.png"
+_INDEX_WORDS = """
+WITH moved AS (DELETE FROM words RETURNING ref, pieces)
+INSERT INTO job_words (ref, pieces)
+SELECT ref, array_to_tsvector(string_to_array(pieces, ' ')) FROM moved"""
+_SENDINGS = """
+INSERT INTO sendings
+    (destination, event, ref, state, since, due_at, attempts, error, finished_at)
+SELECT :destination, id, ref, 'sent', created_at, NULL, 1, '', created_at
+FROM events WHERE id > :since AND id % 50 != 0
+UNION ALL
+SELECT :destination, id, ref, 'pending', created_at, created_at + 1e6, 1, 'answered 500', NULL
+FROM events WHERE id > :since AND id % 50 = 0"""
+_PORTION = 20_000  # jobs written at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,7 @@ class Shape:
         return "failed" if number % 10 == 0 else "archived"
 
 
-def shape_of(path: Path) -> Shape:
+def shape_of(path: Path | str) -> Shape:
     """Return the shape of a ledger that was made before: its refs contain it."""
     with closing(sqlite3.connect(path)) as connection:
         first, last = (
@@ -103,7 +116,7 @@ def rows(shape: Shape) -> Iterator[dict[str, list[tuple[Any, ...]]]]:
 def _rows_of(shape: Shape, number: int, words: list[str]) -> dict[str, list[tuple[Any, ...]]]:
     ref, state, at = shape.ref(number), shape.state(number), shape.moment(number)
     task, model = f"task-{number:08d}", MODELS[number % 5 if number % 97 else 4]
-    end = None if state == "archiving" else at + 40
+    end, due_at = (None, at + 60) if state == "archiving" else (at + 40, None)
     batch = f"batch-{number // 1500}" if number % 3 == 0 else None
     key = f"order-{number:08d}" if number % 10 == 1 else None
     reason = "output_moderation" if state == "failed" else None
@@ -112,22 +125,26 @@ def _rows_of(shape: Shape, number: int, words: list[str]) -> dict[str, list[tupl
     metadata = json.dumps({"campaign": campaign}) if key else "{}"
     named = (ref, task, model, " ".join(words), state, outcome, reason)
     found: dict[str, list[tuple[Any, ...]]] = {
-        "jobs": [(*named, key, batch, metadata, at, at + 3600, end, end, None if end else at + 60)],
-        "job_words": [(_place(ref), _indexed((model, key, batch, *words)))],
+        "jobs": [(*named, key, batch, metadata, at, at + 3600, end, end, due_at, *_REQUEST)],
+        "job_words": [(ref, _indexed((model, key, batch, *words)))],
         "deliveries": [],
-        "job_metadata": [(ref, campaign)] if campaign else [],
+        "job_metadata": [(ref, "campaign", campaign)] if campaign else [],
     }
     body = (_BODY % (task, outcome)).encode()
     for later in range(1 + number % 2):
         verdict = "duplicate" if later else "ended"
-        found["deliveries"].append((ref, verdict, at + 30 + later, _DIGEST, body))
-    found["assets"], found["events"] = [], [(f"job.{state}", ref, -1, end)] if end else []
+        found["deliveries"].append((ref, "callback", verdict, at + 30 + later, _DIGEST, body))
+    found["assets"] = []
+    found["events"] = [(f"job.{state}", ref, -1, end, 0, "{}")] if end else []
     if state == "archived":
-        place = (f"2026/01/01/{ref}/0.png", f"{number:064x}", end)
-        found["assets"] = [(ref, state, at + 30, at + 7230, None, *place)]
-        found["events"].insert(0, ("asset.archived", ref, 0, at + 35))
+        file: tuple[Any, ...] = (f"2026/01/01/{ref}/0.png", f"{number:064x}", 900_000, end)
+        found["assets"] = [(ref, 0, state, _URL, at + 30, at + 7230, None, *file, "image/png")]
+        found["events"].insert(0, ("asset.archived", ref, 0, at + 35, 0, "{}"))
     elif state == "archiving":
-        found["assets"] = [(ref, "pending", at + 30, at + 7230, at + 90, None, None, None)]
+        file = (None, None, 900_000, None)
+        found["assets"] = [
+            (ref, 0, "pending", _URL, at + 30, at + 7230, at + 90, *file, "image/png")
+        ]
     return found
 
 
@@ -144,36 +161,74 @@ def _pieces(text: str) -> list[str]:
     return _pieces_of_word(text) if text in WORDS or text in MODELS else pieces(text)
 
 
-def make(path: Path, shape: Shape) -> None:
-    """Write the ledger with direct SQL: with the service's own code it would take hours."""
-    schema.migrate(f"sqlite:///{path}")
+def make(url: str, shape: Shape) -> None:
+    """Write a SQLite or PostgreSQL ledger with direct SQL: our own code would take hours."""
+    schema.migrate(url)
+    engine = create_engine(url)
+    try:
+        if engine.dialect.name == "postgresql":
+            _fill_postgresql(engine.url, shape)
+        else:
+            _fill_sqlite(url.removeprefix("sqlite:///"), shape)
+        with engine.begin() as connection:
+            _deliver(connection)
+            if engine.dialect.name == "postgresql":  # in a service autovacuum does it
+                connection.execute(text("ANALYZE"))
+    finally:
+        engine.dispose()
+
+
+def _portions(shape: Shape) -> Iterator[Iterator[tuple[str, list[tuple[Any, ...]]]]]:
+    """Yield portions of jobs, of each the rows by table."""
+    found = rows(shape)
+    while portion := list(islice(found, _PORTION)):
+        yield (
+            (table, list(chain.from_iterable(job[table] for job in portion))) for table in _COLUMNS
+        )
+
+
+def _fill_sqlite(path: str, shape: Shape) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-1000000"):
             connection.execute(f"PRAGMA {pragma}")
-        found = rows(shape)
-        while portion := list(islice(found, 20_000)):
+        for portion in _portions(shape):
             connection.execute("BEGIN")
-            for table, statement in _INSERTS.items():
+            for table, found in portion:
+                columns, values = _COLUMNS[table], found
+                if table == "job_words":
+                    columns, values = "rowid, pieces", [(_place(ref), its) for ref, its in found]
+                marks = ",".join("?" * len(columns.split(",")))
                 connection.executemany(
-                    statement, chain.from_iterable(job[table] for job in portion)
+                    f"INSERT INTO {table} ({columns}) VALUES ({marks})",  # noqa: S608 - constants
+                    values,
                 )
             connection.execute("COMMIT")
-        _deliver(connection)
         connection.execute("PRAGMA journal_mode=WAL")
 
 
-def _deliver(connection: sqlite3.Connection) -> None:
+def _fill_postgresql(url: URL, shape: Shape) -> None:
+    address = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(address) as connection:
+        # No foreign keys are checked: they are right.
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("CREATE TEMPORARY TABLE words (ref TEXT, pieces TEXT)")
+        connection.execute("DROP INDEX ix_job_words_pieces")
+        for portion in _portions(shape):
+            for table, found in portion:
+                target = "words" if table == "job_words" else table
+                question = f"COPY {target} ({_COLUMNS[table]}) FROM STDIN"
+                with connection.cursor().copy(question.encode()) as copy:
+                    for row in found:
+                        copy.write_row(row)
+            connection.execute(_INDEX_WORDS)
+        connection.execute("CREATE INDEX ix_job_words_pieces ON job_words USING GIN (pieces)")
+
+
+def _deliver(connection: Connection) -> None:
     """Queue deliveries of the newest events: sent, and every fiftieth failing."""
-    newest = connection.execute("SELECT max(id) FROM events").fetchone()[0] or 0
+    newest = connection.execute(text("SELECT max(id) FROM events")).scalar() or 0
+    values = {"destination": DESTINATION, "newest": newest, "since": newest - NOTIFIED}
     connection.execute(
-        "INSERT INTO destinations (name, cursor) VALUES (?, ?)", (DESTINATION, newest)
+        text("INSERT INTO destinations (name, cursor) VALUES (:destination, :newest)"), values
     )
-    connection.execute(
-        """INSERT INTO sendings (destination, event, ref, state, since, due_at, attempts, error,
-            finished_at)
-        SELECT ?1, id, ref, iif(id % 50, 'sent', 'pending'), created_at,
-            iif(id % 50, NULL, created_at + 1e6), 1, iif(id % 50, '', 'answered 500'),
-            iif(id % 50, created_at, NULL)
-        FROM events WHERE id > ?2""",
-        (DESTINATION, newest - NOTIFIED),
-    )
+    connection.execute(text(_SENDINGS), values)

@@ -1,9 +1,10 @@
-"""The dashboard's queries on a ledger of a million jobs: their times and SQLite's plans.
+"""The dashboard's queries on a ledger of a million jobs: their times and the database's plans.
 
-``python tests/bench/pages.py [--jobs N] [--ledger FILE] [--plans]`` makes the ledger if it is
-missing (minutes), runs each query some times and prints the best and the worst time. A query that
-reads a whole table shows as SCAN in its plan. With ``--walk`` it measures every page instead, as
-``make bench BENCH_ARGS='--only pages'`` does.
+``python tests/bench/pages.py [--jobs N] [--ledger FILE] [--postgresql] [--plans]`` makes the ledger
+if it is missing (minutes), runs each query some times and prints the best and the worst time. A
+query that reads a whole table shows as SCAN in SQLite's plan, as Seq Scan in PostgreSQL's. With
+``--walk`` it measures every page instead, as ``make bench BENCH_ARGS='--only pages'`` does.
+``--postgresql`` makes the ledger in a temporary server.
 """
 
 import argparse
@@ -11,17 +12,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 from receiver.ledger import schema
+from receiver.ledger.database import Database, open_database
 from receiver.ledger.queries.events import EventQueries
 from receiver.ledger.queries.job_list import JobListQueries, Wanted
 from receiver.ledger.queries.model_stats import ModelQueries
@@ -36,7 +39,7 @@ from tests.bench.big_ledger import Shape, make, shape_of
 TIMES = 5
 
 
-def questions(database: SqliteDatabase, shape: Shape) -> dict[str, Callable[[], object]]:
+def questions(database: Database, shape: Shape) -> dict[str, Callable[[], object]]:
     """Return what the pages ask."""
     job_list, pictures, totals = (
         JobListQueries(database),
@@ -90,29 +93,39 @@ def main() -> None:
     """Make the ledger, ask, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=1_000_000)
-    parser.add_argument("--ledger", type=Path)
-    parser.add_argument("--plans", action="store_true", help="show SQLite's plan of each statement")
+    parser.add_argument("--ledger", type=Path, help="of SQLite; made if it is missing")
+    parser.add_argument("--postgresql", action="store_true", help="a new ledger in PostgreSQL")
+    parser.add_argument("--plans", action="store_true", help="show the plan of each statement")
     parser.add_argument("--walk", action="store_true", help="ask for every page instead")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = given.ledger or Path(folder) / "ledger.sqlite3"
-        if not path.exists():
-            began = time.perf_counter()
-            make(path, Shape.until_now(given.jobs))
-            click.echo(
-                f"{given.jobs:,} jobs, {path.stat().st_size / 1e9:.1f} GB,"
-                f" made in {time.perf_counter() - began:.0f} s"
-            )
-        schema.migrate(f"sqlite:///{path}")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if given.postgresql:
+            url = stack.enter_context(walk.server()).make_database()
+        else:
+            url = f"sqlite:///{given.ledger or folder / 'ledger.sqlite3'}"
+        shape = made(url, given.jobs)
         if given.walk:
-            Console(width=130).print(*walk.measure_ledger(shape_of(path), path.parent))
+            Console(width=140).print(*walk.measure_ledger(url, shape, folder))
             return
-        with closing(SqliteDatabase(path)) as database:
-            for name, ask in questions(database, shape_of(path)).items():
-                measure(name, ask, database if given.plans else None)
+        database = stack.enter_context(closing(open_database(url)))
+        for name, ask in questions(database, shape).items():
+            measure(name, ask, database if given.plans else None)
 
 
-def measure(name: str, ask: Callable[[], object], planned: SqliteDatabase | None) -> None:
+def made(url: str, jobs: int) -> Shape:
+    """Make a ledger if it is missing, else migrate it; return its shape."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if path.exists():
+        schema.migrate(url)
+        return shape_of(path)
+    began = time.perf_counter()
+    make(url, shape := Shape.until_now(jobs))
+    click.echo(f"{jobs:,} jobs, made in {time.perf_counter() - began:.0f} s")
+    return shape
+
+
+def measure(name: str, ask: Callable[[], object], planned: Database | None) -> None:
     """Ask a question some times and print how long it took; once more for its plans."""
     spans = []
     for _ in range(TIMES):
@@ -125,11 +138,14 @@ def measure(name: str, ask: Callable[[], object], planned: SqliteDatabase | None
             click.echo(f"      {line}")
 
 
-def plans(database: SqliteDatabase, ask: Callable[[], object]) -> list[str]:
-    """Return SQLite's plan of every statement a question runs."""
+def plans(planned: Database, ask: Callable[[], object]) -> list[str]:
+    """Return the database's plan of every statement a question runs."""
     found: list[str] = []
+    explain, column = (
+        ("EXPLAIN QUERY PLAN", 3) if isinstance(planned, SqliteDatabase) else ("EXPLAIN ANALYZE", 0)
+    )
 
-    def explain(
+    def note(
         connection: Any,
         _cursor: object,
         statement: str,
@@ -138,16 +154,14 @@ def plans(database: SqliteDatabase, ask: Callable[[], object]) -> list[str]:
         _many: object,
     ) -> None:
         if statement.startswith(("SELECT", "WITH")):
-            plan = connection.connection.driver_connection.execute(
-                f"EXPLAIN QUERY PLAN {statement}", values
-            )
-            found.extend(row[3] for row in plan)
+            plan = connection.connection.driver_connection.execute(f"{explain} {statement}", values)
+            found.extend(row[column] for row in plan)
 
-    event.listen(database._reader, "before_cursor_execute", explain)
+    event.listen(Engine, "before_cursor_execute", note)
     try:
         ask()
     finally:
-        event.remove(database._reader, "before_cursor_execute", explain)
+        event.remove(Engine, "before_cursor_execute", note)
     return found
 
 

@@ -202,11 +202,7 @@ def _costs(folder: Path, _amounts: Amounts) -> Table:
 
 
 def _pages(folder: Path, amounts: Amounts) -> Group:
-    tables = []
-    for jobs in amounts.ledgers:
-        (place := folder / str(jobs)).mkdir()
-        tables += walk.measure(place, jobs)
-    return Group(*tables)
+    return Group(*walk.measure(folder, amounts.ledgers))
 
 
 def _workers(folder: Path, amounts: Amounts) -> Result:

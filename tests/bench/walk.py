@@ -1,4 +1,4 @@
-"""Measure: every page and every GET of the API, on a ledger of a million jobs (or of any number).
+"""Measure: every page and every GET of the API, on ledgers of a million jobs (or of any number).
 
 Each request is made ``TIMES`` times in one process, through the WSGI application without a server.
 The first one is not counted, so the figures are those of a warm service. ``processor`` is the
@@ -8,10 +8,11 @@ background compute (counts, costs, charts, audit) is measured apart.
 """
 
 import base64
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from urllib.parse import urlencode
 
 from flask import Flask
 from flask.testing import FlaskClient
+from postgres import PostgresServer, postgres, postgres_binaries
 from rich.table import Table
 
 from receiver.ledger.queries.over_time import TimeQueries
@@ -33,6 +35,7 @@ from receiver.web.spending import DAYS
 from receiver.web.state import attach
 from tests.bench.big_ledger import DESTINATION, RARE, Shape, make
 from tests.bench.measurements import MS
+from tests.bench.processes import cpu_seconds, postmaster
 
 TIMES = 7
 _TOKEN = "0" * 32
@@ -42,16 +45,21 @@ _PATIENCE = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """How long something took each time, in milliseconds: by the clock, and of the processor."""
+    """How long something took each time, in milliseconds: by the clock, and of the processor.
+
+    ``server`` is the mean processor time of PostgreSQL's processes.
+    """
 
     name: str
     clock: list[float]
     processor: list[float]
+    server: float
     size: int = 0
 
     def cells(self) -> list[str]:
         """Return what the table shows of it."""
-        values = (median(self.processor), min(self.clock), median(self.clock), max(self.clock))
+        clock = (min(self.clock), median(self.clock), max(self.clock))
+        values = (median(self.processor), self.server, *clock)
         return [self.name, *(f"{value:.1f}" for value in values), f"{self.size / 1000:.0f}"]
 
 
@@ -110,67 +118,91 @@ def _url(path: str, **values: str) -> str:
     return f"{path}?{urlencode(values)}" if values else path
 
 
-def measure(folder: Path, jobs: int) -> list[Table]:
-    """Make a ledger of so many jobs and measure it."""
-    shape = Shape.until_now(jobs)
-    make(folder / "ledger.sqlite3", shape)
-    return measure_ledger(shape, folder)
+def server() -> AbstractContextManager[PostgresServer]:
+    """Run a PostgreSQL with its own default of memory instead of that of the tests."""
+    return postgres("shared_buffers=128MB")
 
 
-def measure_ledger(shape: Shape, folder: Path) -> list[Table]:
-    """Measure the ledger in this folder."""
-    secret = f"whsec_{base64.b64encode(bytes(24)).decode()}"
+def measure(folder: Path, sizes: Sequence[int]) -> list[Table]:
+    """Make ledgers of these sizes on every database this machine has, and measure them."""
+    tables = []
+    for shape in map(Shape.until_now, sizes):
+        sqlite, postgresql = (folder / f"{shape.jobs}-{name}" for name in ("sqlite", "postgresql"))
+        make(url := f"sqlite:///{sqlite / 'ledger.sqlite3'}", shape)
+        tables += measure_ledger(url, shape, sqlite)
+        if postgres_binaries() is None:
+            sys.stderr.write("PostgreSQL is not installed: the ledger on it is left out\n")
+            continue
+        with server() as running:
+            make(url := running.make_database(), shape)
+            tables += measure_ledger(url, shape, postgresql)
+    return tables
+
+
+def measure_ledger(url: str, shape: Shape, folder: Path) -> list[Table]:
+    """Measure a ledger; the service's other files are in this folder."""
     given = {
         "ADMIN_TOKEN": _TOKEN,
-        "EVENT_SECRET": secret,
+        "EVENT_SECRET": f"whsec_{base64.b64encode(bytes(24)).decode()}",
         "GRSAI_BASE_URL": "http://127.0.0.1:1",
         "LOG_LEVEL": "ERROR",
         "EVENT_URLS": DESTINATION,
+        "CALLBACK_SECRETS": _TOKEN,
+        "DATA_DIR": str(folder),
+        "ARCHIVE_URL": f"file://{folder / 'archive'}",
+        "DATABASE_URL": url.replace("+psycopg", ""),
     }
-    with closing(Services(Settings.load({**given, "DATA_DIR": str(folder)})).open()) as services:
+    with closing(Services(Settings.load(given)).open()) as services:
         app = create_app()
         attach(app, services)
-        background = _table(f"In the background, {shape.jobs:,} jobs", computed(services))
-        pages = _table(f"Pages and API, {shape.jobs:,} jobs", walk(app, paths(shape)))
+        what = f"{shape.jobs:,} jobs on {'SQLite' if 'sqlite' in url else 'PostgreSQL'}"
+        number = None if services.settings.embedded else postmaster(services)
+        background = _table(f"In the background, {what}", computed(services, number))
+        pages = _table(f"Pages and API, {what}", walk(app, paths(shape), number))
     return [background, pages]
 
 
-def computed(services: Services) -> Iterator[Span]:
+def computed(services: Services, server: int | None) -> Iterator[Span]:
     """Yield how long what threads in the background compute takes; first sum up the jobs."""
     database, now = services.database, services.now
-    yield _span("jobs summed up for the first time", services.job_totals.update, 1)
-    yield _span("jobs summed up again", services.job_totals.update)
-    yield _span("counts by state", services.totals.counts)
-    yield _span("usage by model", services.totals.usage)
-    yield _span("recent audit", lambda: services.totals.recent_audit(now()))
-    yield _span(f"costs of {DAYS} days", lambda: SpendingQueries(database).days(now(), DAYS))
+    measure = partial(_timed, server)
+    yield measure("jobs summed up for the first time", services.job_totals.update, 1)
+    yield measure("jobs summed up again", services.job_totals.update)
+    yield measure("counts by state", services.totals.counts)
+    yield measure("usage by model", services.totals.usage)
+    yield measure("recent audit", lambda: services.totals.recent_audit(now()))
+    yield measure(f"costs of {DAYS} days", lambda: SpendingQueries(database).days(now(), DAYS))
     for name, (width, count) in SPANS.items():
-        yield _span(f"charts, {name}", partial(_charts, services, width, count))
-    yield _span("the whole audit", services.totals.audit, 1)
+        yield measure(f"charts, {name}", partial(_charts, services, width, count))
+    yield measure("the whole audit", services.totals.audit, 1)
 
 
 def _charts(services: Services, width: float, count: int) -> object:
     return TimeQueries(services.database).parts(services.now(), width, count)
 
 
-def _span(name: str, ask: Callable[[], object], times: int = TIMES) -> Span:
-    clock, processor = [], []
+def _timed(server: int | None, name: str, ask: Callable[[], object], times: int = TIMES) -> Span:
+    clock, processor, before = [], [], _used(server)
     for _ in range(times):
         began, used = time.perf_counter(), time.thread_time()
         ask()
         clock.append(MS * (time.perf_counter() - began))
         processor.append(MS * (time.thread_time() - used))
-    return Span(name, clock, processor)
+    return Span(name, clock, processor, MS * (_used(server) - before) / times)
 
 
-def walk(app: Flask, asked: list[str]) -> Iterator[Span]:
+def _used(server: int | None) -> float:
+    return 0.0 if server is None else cpu_seconds(server)
+
+
+def walk(app: Flask, asked: list[str], server: int | None) -> Iterator[Span]:
     """Yield how long each of these paths takes."""
     client = app.test_client()
     client.post("/login", data={"token": _TOKEN})
     for path in asked:
         size = _warm(client, path)
-        span = _span(path, partial(_get, client, path))
-        yield Span(_short(path), span.clock, span.processor, size)
+        span = _timed(server, _short(path), partial(_get, client, path))
+        yield replace(span, size=size)
 
 
 def _warm(client: FlaskClient, path: str) -> int:
@@ -201,7 +233,7 @@ def _short(path: str) -> str:
 def _table(title: str, spans: Iterator[Span]) -> Table:
     table = Table(title=title)
     table.add_column("ms", overflow="fold")
-    for heading in ("processor", "best", "median", "worst", "kB"):
+    for heading in ("processor", "server", "best", "median", "worst", "kB"):
         table.add_column(heading, justify="right")
     for span in spans:
         table.add_row(*span.cells())

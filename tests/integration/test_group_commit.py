@@ -108,7 +108,7 @@ def test_every_write_of_many_threads_in_several_processes_is_stored(
 ) -> None:
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(writer_process(sqlite_url, threads=32, writes=8)) for _ in range(3)
+            stack.enter_context(writer_process(sqlite_url, threads=32, writes=4)) for _ in range(3)
         ]
         answers = [process.communicate(timeout=60) for process in processes]
         assert [
@@ -116,7 +116,7 @@ def test_every_write_of_many_threads_in_several_processes_is_stored(
             for process, (_, errors) in zip(processes, answers, strict=True)
         ] == [(0, b"")] * 3
     refs = [ref for output, _ in answers for ref in refs_in(output)]
-    assert len(refs) == len(set(refs)) == 3 * 32 * 8
+    assert len(refs) == len(set(refs)) == 3 * 32 * 4
     with opened(sqlite_url) as books:
         assert {job.ref for job in books.queries.jobs(limit=10_000)} == set(refs)
         assert books.totals.audit().ok

@@ -1,10 +1,12 @@
 """Queries of the job list on both databases: pages, searches and counts."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from ledgers import NOW, Books
 
+from receiver.ledger import text_index
 from receiver.ledger.queries import job_list
 from receiver.ledger.queries.job_list import Count, JobListQueries, Page, Wanted
 from receiver.ledger.text_index import find
@@ -233,6 +235,36 @@ def test_what_the_index_finds_is_narrowed_and_paged(
     assert newer is not None
     assert newer.ref == made[2]
     assert books.job_list.newer(wanted, made[0]) is None
+
+
+@pytest.mark.parametrize("near", [1, 2, 3, 100])
+@pytest.mark.parametrize("many", [0, 1, 100])
+def test_portions_of_the_index_follow_each_other_without_gap_or_overlap(
+    books: Books, monkeypatch: pytest.MonkeyPatch, near: int, many: int
+) -> None:
+    monkeypatch.setattr(text_index, "_NEAR_ROWS", near)
+    monkeypatch.setattr(text_index, "_MANY_NEAR", many)
+    made = several(books, "fox", "owl", "owl", "owl", "fox", "fox", "owl", "fox")
+    foxes = [made[number] for number in (0, 2, 3, 7)]
+    for most in (1, 2, 3, 9):
+        assert found_by_portions(books, most, up=False) == foxes
+        assert found_by_portions(books, most, up=True) == foxes[::-1]
+
+
+def found_by_portions(books: Books, most: int, *, up: bool) -> list[str]:
+    """Return the jobs of foxes that the index finds, so many at a time."""
+    found: list[str] = []
+    low, high = "0" * 26, "7" + "Z" * 25
+    for _ in range(20):
+        portion = books.database.read(
+            partial(find, wanted=["fox"], low=low, high=high, most=most, up=up)
+        )
+        assert len(portion.refs) <= most
+        found += portion.refs
+        if portion.next is None:
+            return found
+        low, high = (portion.next, high) if up else (low, portion.next)
+    raise AssertionError("the portions do not end")
 
 
 def test_a_job_that_is_withdrawn_leaves_the_index(books: Books) -> None:

@@ -190,12 +190,14 @@ schema.migrate(sys.argv[1])
         schema.require_current(books.database)
 
 
-def test_of_several_first_commands_at_once_none_finds_the_ledger_locked(tmp_path: Path) -> None:
+def test_of_several_first_commands_at_once_none_finds_the_ledger_locked(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
     def first_command(data: Path) -> None:
         with closing(Services(Settings.load({"DATA_DIR": str(data)})).open()) as services:
             require_writable(services.database)
 
-    for number in range(10):
+    for number in range(10 if pytestconfig.getoption("thorough") else 4):
         side_by_side([partial(first_command, tmp_path / f"{number}")] * 6)
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,8 +128,11 @@ def postgres_binaries() -> Path | None:
 
 
 @contextmanager
-def postgres() -> Iterator[PostgresServer]:
-    """Run a server until the block ends; raise RuntimeError with its log if it does not start."""
+def postgres(*more: str) -> Iterator[PostgresServer]:
+    """Run a server until the block ends, with ``more`` settings (``name=value``).
+
+    Raise RuntimeError with its log if it does not start.
+    """
     if url := os.environ.get("TEST_DATABASE_URL"):
         with closing(PostgresServer(url)) as server:
             yield server
@@ -140,7 +143,7 @@ def postgres() -> Iterator[PostgresServer]:
     directory = _make_directory()
     try:
         _initialise(binaries, directory)
-        with _running(binaries, directory) as server:
+        with _running(binaries, directory, more=more) as server:
             yield server
     finally:
         shutil.rmtree(directory)
@@ -237,10 +240,15 @@ def _initialise(binaries: Path, directory: Path) -> None:
 
 @contextmanager
 def _running(
-    binaries: Path, directory: Path, *, durable: bool = False, listens: str = ""
+    binaries: Path,
+    directory: Path,
+    *,
+    durable: bool = False,
+    listens: str = "",
+    more: Sequence[str] = (),
 ) -> Iterator[PostgresServer]:
     data, log = directory / "data", directory / "log"
-    settings = [f"-c{setting}" for setting in (_DURABLE if durable else _FAST)]
+    settings = [f"-c{setting}" for setting in (*(_DURABLE if durable else _FAST), *more)]
     command = [
         str(binaries / "postgres"),
         "-D",

@@ -1,6 +1,6 @@
 """Commands as real processes: a clean environment, their output in a file, all ended by pid.
 
-In pytest our own commands are forks of a server that has imported their libraries.
+In pytest our own commands are forks of a server that has imported what they import.
 """
 
 import os
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from fork_server import Child, ForkServer
+from fork_server import PROGRAMS, Child, ForkServer
 from waiting import LIMIT, until
 
 BIN = Path(sys.executable).parent
@@ -212,7 +212,7 @@ def _fork_server_for(
     command: Sequence[str], environ: Mapping[str, str], lent: Sequence[int] = ()
 ) -> ForkServer | None:
     """Return the server if it can start this command: in pytest, without files that are lent."""
-    if command[0] not in {"receiver", "submitter"} or lent or "PYTEST_VERSION" not in os.environ:
+    if command[0] not in PROGRAMS or lent or "PYTEST_VERSION" not in os.environ:
         return None
     return server if (server := _fork_server()).can_start(environ) else None
 

@@ -6,10 +6,14 @@ with a ledger into compiling the same statements.
 """
 
 import functools
+import sys
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
+from _pytest.assertion import rewrite
 from botocore.hooks import EventAliaser
 from flask import Flask
 from jinja2 import BytecodeCache
@@ -66,6 +70,25 @@ def _share_names_of_events() -> None:
     # Every emitter has the same aliases.
     first = functools.cache(lambda name: original(aliaser(None), name))
     aliaser._alias_event_name = lambda _, name: first(name)
+
+
+def rewrite_a_share(config: pytest.Config) -> None:
+    """Rewrite the assertions of every nth test module, in one of n processes that collect all.
+
+    In a fresh checkout each of them would rewrite them all, which takes three seconds. pytest
+    keeps the result beside Python's own compiled files, where the others find it.
+    """
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    if worker is None or sys.dont_write_bytecode:
+        return
+    folders = [Path(config.invocation_params.dir, argument) for argument in config.args]
+    modules = sorted(path for folder in folders for path in folder.glob("test_*.py"))
+    number = int(worker["workerid"].removeprefix("gw"))
+    for module in modules[number :: worker["workercount"]]:
+        compiled = rewrite.get_cache_dir(module) / (module.stem + rewrite.PYC_TAIL)
+        if rewrite._read_pyc(module, compiled) is None and rewrite.try_makedirs(compiled.parent):
+            source, code = rewrite._rewrite_test(module, config)
+            rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, source, compiled)
 
 
 class _Templates(BytecodeCache):

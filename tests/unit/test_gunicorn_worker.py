@@ -13,6 +13,7 @@ from waiting import until
 from web_worker import received, web_worker
 
 from receiver.server import arrivals, gunicorn_worker
+from receiver.server.arrivals import MAX_FIRST_LINE
 from receiver.server.gunicorn_worker import DrainingWorker
 
 THREADS, CONNECTIONS = 4, 40
@@ -56,6 +57,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """Start a worker with a few threads; the parameter changes gunicorn's settings."""
     site = Site()
     options = {"threads": THREADS, "worker_connections": CONNECTIONS, "keepalive": 15}
+    options["limit_request_line"] = MAX_FIRST_LINE - 2
     with web_worker(site.app, **{**options, **getattr(request, "param", {})}) as started:
         site.worker, site.address = started
         with site.clients:
@@ -158,6 +160,30 @@ def test_an_event_of_a_connection_that_another_event_of_the_same_moment_ended_is
     site.worker._readable(ended, None)
     site.worker._closing_read(ended, None)
     assert site.answer(GET).endswith(b"ok")
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "form", "said"),
+    [
+        ("/callback/01ABC", 404, "application/json", '{"ok":false,"error":"no such callback"}'),
+        ("/api/jobs?q=", 414, "application/problem+json", '"title":"URI Too Long","status":414'),
+        ("/v1/models?x=", 414, "application/json", '{"error":{"message":"the URL is longer'),
+        ("/jobs?q=", 414, "text/html; charset=utf-8", "Shorten the texts of the filters"),
+    ],
+)
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_url_that_is_too_long_is_answered_in_the_form_of_its_path(
+    site: Site, target: str, status: int, form: str, said: str, *, is_whole: bool
+) -> None:
+    line = f"GET {target}{'x' * MAX_FIRST_LINE}"
+    end = " HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = site.answer(f"{line}{end if is_whole else ''}".encode())
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    assert f"Content-Type: {form}\r\n" in head
+    assert said in body
+    longest = f"GET /{'x' * (MAX_FIRST_LINE - len('GET / HTTP/1.1') - 2)}{end}"
+    assert site.answer(longest.encode()).endswith(b"ok")
 
 
 @pytest.mark.parametrize("site", [{"proxy_protocol": "auto"}], indirect=True)

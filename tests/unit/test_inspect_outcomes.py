@@ -62,10 +62,13 @@ WHOLE_FILES = {kind: content for kind, (content, _) in WHOLE.items()} | COMPLETE
 
 
 @pytest.mark.parametrize("kind", WHOLE_FILES)
-def test_no_beginning_of_a_file_is_complete(kind: str, look: Look) -> None:
+def test_no_beginning_of_a_file_is_complete(
+    kind: str, look: Look, pytestconfig: pytest.Config
+) -> None:
     content = WHOLE_FILES[kind]
+    most = 60 if pytestconfig.getoption("thorough") else 15
     lengths = {
-        *range(0, len(content), max(1, len(content) // 60)),
+        *range(0, len(content), max(1, len(content) // most)),
         *range(min(40, len(content))),
         *range(len(content) - 24, len(content)),
     }

@@ -17,7 +17,7 @@ from receiver.ledger.caller_fields import has_metadata, refs_with_metadata
 from receiver.ledger.database import Database
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import HAS_FOLDER, assets, job_columns, job_metadata, jobs
-from receiver.ledger.text_index import contains, find, wanted_pieces
+from receiver.ledger.text_index import containing, find, wanted_pieces
 from receiver.model import AssetState, JobState, Provider, Reason, first_ref
 
 T = TypeVar("T")
@@ -128,15 +128,14 @@ class JobListQueries:
         """Return a page of the jobs that the index of texts finds."""
         low, high = _bounds(wanted, after)
         others = (*_indexed(wanted, after), *_unindexed(replace(wanted, text="")))
-        found: list[Job] = []
+        found: list[str] = []
         for size in (_PORTION, *[_COUNTED] * (self._candidates // _COUNTED)):
             portion = find(connection, pieces, low, high, size, up=False)
-            candidates = _jobs_at(connection, portion.refs, others)
-            found += [job for job in candidates if contains(job, wanted.text)]
+            found += containing(connection, portion.refs, others, wanted.text)
             if portion.next is None or len(found) > limit:
-                return page_of(found, limit)
+                return page_of(_jobs_at(connection, found[: limit + 1]), limit)
             high = portion.next
-        return Page(found, high)
+        return Page(_jobs_at(connection, found), high)
 
     def _searched_page(
         self,
@@ -224,8 +223,7 @@ class JobListQueries:
         number = 0
         for _ in range(max(1, self._candidates // _COUNTED)):
             portion = find(connection, pieces, low, high, _COUNTED, up=False)
-            candidates = _jobs_at(connection, portion.refs, others)
-            number += sum(contains(job, wanted.text) for job in candidates)
+            number += len(containing(connection, portion.refs, others, wanted.text))
             if number >= most:
                 return Count(most, is_partial=True)
             if portion.next is None:
@@ -279,20 +277,18 @@ def _bounds(wanted: Wanted, after: str) -> tuple[str, str]:
     return low, min(high, after) if after else high
 
 
-def _jobs_at(
-    connection: Connection, refs: list[str], conditions: Sequence[ColumnElement[bool]]
-) -> list[Job]:
-    """Return those of these jobs that meet the conditions, newest first."""
-    question = select(*job_columns).where(jobs.c.ref.in_(refs), *conditions)
-    return [job_of(row) for row in connection.execute(question.order_by(jobs.c.ref.desc()))]
+def _jobs_at(connection: Connection, refs: list[str]) -> list[Job]:
+    """Return these jobs, newest first."""
+    question = select(*job_columns).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref.desc())
+    return [job_of(row) for row in connection.execute(question)] if refs else []
 
 
 def _newer_with(connection: Connection, wanted: Wanted, pieces: list[str], than: str) -> Job | None:
     """Return the next newer job with this text, if it is among the next ones with its pieces."""
     others = (*_indexed(wanted, ""), jobs.c.ref > than, *_unindexed(replace(wanted, text="")))
     found = find(connection, pieces, than, _bounds(wanted, "")[1], _PORTION, up=True)
-    nearest = reversed(_jobs_at(connection, found.refs, others))
-    return next((job for job in nearest if contains(job, wanted.text)), None)
+    nearest = containing(connection, found.refs, others, wanted.text)[-1:]
+    return next(iter(_jobs_at(connection, nearest)), None)
 
 
 def _indexed(wanted: Wanted, after: str) -> list[ColumnElement[bool]]:
@@ -363,11 +359,9 @@ def _unindexed(wanted: Wanted, texts: Sequence[str] = _TEXTS) -> list[ColumnElem
     if wanted.metadata:
         found.append(has_metadata(*wanted.metadata))
     if wanted.pictures:
-        found.append(
-            select(assets.c.idx)
-            .where(assets.c.ref == jobs.c.ref, assets.c.state == AssetState.ARCHIVED)
-            .exists()
-        )
+        # For EXISTS, PostgreSQL may read the assets of all jobs.
+        own = (assets.c.ref == jobs.c.ref, assets.c.state == AssetState.ARCHIVED)
+        found.append(select(assets.c.idx).where(*own).limit(1).scalar_subquery().is_not(None))
     return found
 
 

@@ -74,6 +74,9 @@ class TimeQueries:
             .where(
                 deliveries.c.ref >= first,
                 deliveries.c.ref < end,
+                # PostgreSQL would else read all earlier jobs for a merge join.
+                jobs.c.ref >= first,
+                jobs.c.ref < end,
                 deliveries.c.verdict == Decision.ENDED,
                 deliveries.c.source == Source.CALLBACK,
             )

@@ -3,10 +3,10 @@
 import re
 from base64 import urlsafe_b64decode
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+if TYPE_CHECKING:  # imported at its first use, because few installations need it
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 # 64 bytes in lower case: of several spellings of one signature only one is accepted.
 _SIGNATURE = re.compile(r"[0-9a-f]{128}", re.ASCII)
@@ -30,6 +30,8 @@ def verifies(signature: str, message: bytes, keys: tuple[str, ...]) -> bool:
 
 
 def _fits(key: str, signature: bytes, message: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - as above
+
     public_key = _public_key(key)
     if public_key is None:
         return False
@@ -41,7 +43,11 @@ def _fits(key: str, signature: bytes, message: bytes) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _public_key(key: str) -> Ed25519PublicKey | None:
+def _public_key(key: str) -> "Ed25519PublicKey | None":
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415 - as above
+        Ed25519PublicKey,
+    )
+
     try:
         return Ed25519PublicKey.from_public_bytes(urlsafe_b64decode(key.rstrip("=") + "="))
     except ValueError:
