@@ -13,7 +13,7 @@ from receiver.ledger.events import NewEvent, write_events
 from receiver.ledger.group_commit import Batch
 from receiver.ledger.job_ends import Finish, end_jobs
 from receiver.ledger.jobs import expedite_job, finish_job, lock_job
-from receiver.ledger.notifications import QueueName, notify
+from receiver.ledger.notifications import QueueName, notify, notify_of_rows
 from receiver.ledger.rows import Asset, End, Job, Rejected, StoredAsset, asset_of, marks_text
 from receiver.ledger.tables import assets, attempts, jobs
 from receiver.model import (
@@ -143,6 +143,8 @@ class Assets:
                 crashes=0,
                 **_rejected_columns(rejected),
             )
+            if claimed.row.crashes:  # it is no suspect any more, so another work queue has it
+                notify(connection, QueueName.ASSETS)
             if counted:
                 _insert_attempt(connection, claimed.row, self._now(), error)
             if refresh_url:
@@ -350,7 +352,8 @@ def has_inline_losses(connection: Connection, ref: str) -> bool:
 def expedite_assets(connection: Connection, ref: str, now: float) -> None:
     """Make a job's waiting assets due now, except those that a worker has claimed."""
     waiting = (assets.c.ref == ref) & assets.c.claim.is_(None) & (assets.c.due_at > now)
-    connection.execute(update(assets).where(waiting).values(due_at=now))
+    change = update(assets).where(waiting).values(due_at=now).returning(assets.c.crashes)
+    notify_of_rows(connection, QueueName.ASSETS, connection.execute(change).scalars().all())
 
 
 def reopen_job(connection: Connection, job: Job, timing: Timing, now: float) -> None:
@@ -360,7 +363,8 @@ def reopen_job(connection: Connection, job: Job, timing: Timing, now: float) -> 
     which nothing is lost is only concluded again.
     """
     reopened = _reopen_assets(connection, job.ref, now, now + timing.lifetime(job.provider))
-    notify(connection, QueueName.JOBS)
+    is_complete = job.state is JobState.ARCHIVED and not reopened
+    notify(connection, QueueName.COMPLETE_JOBS if is_complete else QueueName.JOBS)
     values = _CONCLUDE_AGAIN | {"round": job.round + 1, "due_at": now}
     if reopened or job.state is JobState.ARCHIVED:
         values |= {"state": JobState.ARCHIVING}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from receiver.ledger.many_rows import LOCK_JOBS, ManyRows, answers
-from receiver.ledger.notifications import QueueName, notify
+from receiver.ledger.notifications import QueueName, notify, notify_of_rows
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import assets, deliveries, job_columns, jobs
 from receiver.model import (
@@ -186,7 +186,7 @@ def refresh_urls(
     connection: Connection, job: Job, report: Report, now: float, timing: Timing
 ) -> bool:
     """Give pending assets the URLs of a new answer; return whether any URL was new."""
-    fresh = []
+    fresh: list[int] = []  # the crashes of each asset with a new URL
     expires_at = _expires_at(job, report, now, timing.lifetime(job.provider))
     for idx, result in enumerate(report.results):
         stale = (
@@ -204,11 +204,9 @@ def refresh_urls(
             "due_at": now,
             "claim": None,
         }
-        if connection.execute(update(assets).where(stale).values(values)).rowcount:
-            fresh.append(idx)
-    if fresh:
-        notify(connection, QueueName.ASSETS)
-    return bool(fresh)
+        change = update(assets).where(stale).values(values).returning(assets.c.crashes)
+        fresh += connection.execute(change).scalars().all()
+    return notify_of_rows(connection, QueueName.ASSETS, fresh)
 
 
 # What earlier deliveries said.

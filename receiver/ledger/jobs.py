@@ -17,7 +17,7 @@ from receiver.ledger.claims import Claimed
 from receiver.ledger.database import Database
 from receiver.ledger.event_queue import JOB_WEBHOOKS
 from receiver.ledger.events import NewEvent, has_event, write_events
-from receiver.ledger.notifications import QueueName, notify
+from receiver.ledger.notifications import QueueName, notify, notify_of_rows
 from receiver.ledger.outbox import Outbox
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import deliveries, job_columns, job_metadata, jobs
@@ -218,11 +218,13 @@ class Jobs:
 
         Raise ClaimLostError if the job is no longer ours.
         """
-        self._database.write(
-            lambda connection: claims.update_claimed(
-                connection, claimed, due_at=due_at, claim=None, crashes=0
-            )
-        )
+
+        def work(connection: Connection) -> None:
+            claims.update_claimed(connection, claimed, due_at=due_at, claim=None, crashes=0)
+            if claimed.row.crashes:  # it is no suspect any more, so another work queue has it
+                notify(connection, QueueName.JOBS)
+
+        self._database.write(work)
 
     def announce_risk(self, claimed: Claimed[Job], message: str) -> bool:
         """Write ``job.at_risk`` once per round; return whether it was new.
@@ -342,8 +344,8 @@ def expedite_job(connection: Connection, ref: str, due_at: float) -> None:
         & jobs.c.claim.is_(None)
         & (jobs.c.due_at > due_at)
     )
-    if connection.execute(update(jobs).where(wanted).values(due_at=due_at)).rowcount:
-        notify(connection, QueueName.JOBS)
+    change = update(jobs).where(wanted).values(due_at=due_at).returning(jobs.c.crashes)
+    notify_of_rows(connection, QueueName.JOBS, connection.execute(change).scalars().all())
 
 
 def finish_job(

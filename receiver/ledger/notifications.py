@@ -7,7 +7,7 @@ processes notify it of every work queue, through a named pipe.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 
@@ -42,6 +42,12 @@ class QueueName(StrEnum):
     EVENTS = "events"
 
 
+_OF_SUSPECTS = {
+    QueueName.ASSETS: QueueName.SUSPECT_ASSETS,
+    QueueName.JOBS: QueueName.SUSPECT_JOBS,
+}
+
+
 def events_queue(destination: str) -> str:
     """Return the name of the work queue that delivers events to a destination."""
     return f"events to {destination}"
@@ -55,6 +61,18 @@ def is_named(queue: str, names: set[str]) -> bool:
 def notify(connection: Connection, name: QueueName) -> None:
     """Note a work queue; workers are notified when this transaction is committed."""
     connection.info.setdefault(_NOTED, set()).add(name.value)
+
+
+def notify_of_rows(connection: Connection, name: QueueName, crashes: Sequence[int]) -> bool:
+    """Note the work queue of rows that became due, and of those that may be suspects.
+
+    ``crashes`` has the crashes of each row. Return whether there are any rows.
+    """
+    if crashes:
+        notify(connection, name)
+    if any(crashes):
+        notify(connection, _OF_SUSPECTS[name])
+    return bool(crashes)
 
 
 def take_noted(connection: Connection) -> set[str]:

@@ -79,7 +79,7 @@ class EmbeddedEngine:
         self._poll_interval = poll_interval
         self._grace = grace
         self._claim_first = claim_first
-        self._stopping = threading.Event()
+        self._stopping = False  # no Event: a signal handler must not wait for its lock
         self._turns: dict[str, _Turn] = {}
 
     def notify(self) -> None:
@@ -88,7 +88,7 @@ class EmbeddedEngine:
 
     def stop(self) -> None:
         """Claim no more work; ``run`` returns when running work is done."""
-        self._stopping.set()
+        self._stopping = True
         self._notifier.notify()
 
     def run(self, work_queues: Sequence[WorkQueue]) -> None:
@@ -96,12 +96,12 @@ class EmbeddedEngine:
         next_look = {queue.name: 0.0 for queue in work_queues}  # by the monotonic clock
         self._turns = {queue.name: _Turn() for queue in work_queues}
         with self._notifier.listen() as listener:
-            while not self._stopping.is_set():
+            while not self._stopping:
                 began = time.monotonic()
                 names = listener.wait(self._round(work_queues, next_look))
                 # Threads that end one piece of work claim the next one themselves, so that under
                 # load a round for each of them would find little.
-                self._stopping.wait(max(0.0, began + _BETWEEN_ROUNDS - time.monotonic()))
+                time.sleep(max(0.0, began + _BETWEEN_ROUNDS - time.monotonic()))
                 for queue in next_look:
                     if ALL in names or is_named(queue, names):
                         next_look[queue] = 0.0
@@ -183,13 +183,13 @@ class EmbeddedEngine:
             finished = self._leases.work(queue, mine)
             # Without claim_first the engine asks when the next row is due, which has changed. Its
             # thread also waits for the end of work in a drain, and releases what was interrupted.
-            if not self._claim_first or not finished or self._stopping.is_set():
+            if not self._claim_first or not finished or self._stopping:
                 self._notifier.notify(queue.name)
             claims = self._claim_next(queue)
 
     def _claim_next(self, queue: WorkQueue) -> list[Claimed[Any]]:
         """Claim rows for the threads that are free; errors are left to the engine's next round."""
-        if self._stopping.is_set():
+        if self._stopping:
             return []
         try:
             return self._claim(queue)

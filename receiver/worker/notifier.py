@@ -16,8 +16,10 @@ from receiver.data_dir import open_own
 
 # Names every work queue.
 ALL = "*"
-# Bytes that a pipe holds, and the size up to which one write is never divided.
-_CAPACITY, _ATOMIC = 65536, 4096
+# Bytes that a pipe holds at most. It may be a single page of 4,096 bytes, if the user has many.
+_CAPACITY = 65536
+# Bytes of the longest message. A pipe that has no room for one contains more bytes than that.
+_LONGEST = 2048
 
 
 class Notifier:
@@ -54,7 +56,7 @@ class Notifier:
             if self._pipe is None:
                 self._pipe = open_own(self._path, os.O_WRONLY | os.O_NONBLOCK)
             message = "".join(f"{name}\n" for name in names).encode()
-            os.write(self._pipe, message if len(message) <= _ATOMIC else f"{ALL}\n".encode())
+            os.write(self._pipe, message if len(message) <= _LONGEST else f"{ALL}\n".encode())
         except BlockingIOError:
             pass  # the pipe is full: the worker has notifications enough
         except OSError:
@@ -96,7 +98,7 @@ class Listener:
         if select.select([self._pipe], [], [], seconds)[0]:
             with suppress(BlockingIOError):
                 received = os.read(self._pipe, _CAPACITY)
-                if len(received) > _CAPACITY - _ATOMIC:  # the pipe was full, and names were lost
+                if len(received) > _LONGEST:  # the pipe may have been full, and names lost
                     return {ALL}
                 return set(received.decode().splitlines())
         return set()

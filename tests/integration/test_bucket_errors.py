@@ -1,9 +1,11 @@
 """What a bucket's errors say: the server's own message, and what to do. And limits of time."""
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from io import BytesIO
 
 import pytest
 from fake_s3 import FakeS3, fake_s3
@@ -196,5 +198,24 @@ def test_a_slow_server_does_not_hold_a_thread(
             bucket.store_errors("use"),
         ):
             operation(bucket)
+    finally:
+        server.close()
+
+
+def test_a_server_that_closes_within_the_answer_to_expect_does_not_hold_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began = time.monotonic()
+    server = ScriptedServer((lambda one: one.sendall(b"HTTP/1.1 100 Continue\r\n"),))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.port}")
+    try:
+        with (
+            closing(Bucket("pictures", DEFAULT, Limits(total=5))) as bucket,
+            pytest.raises(StoreError, match="the connection was cut"),
+            bucket.store_errors("use"),
+        ):
+            bucket.put(KEY, BytesIO(_BYTES), "00" * 32, "text/plain", "none")
+        assert b"Expect: 100-continue" in server.requests[0]
+        assert time.monotonic() - began < 10, "it asked for lines until the limit"
     finally:
         server.close()

@@ -368,3 +368,20 @@ def test_of_many_processes_that_begin_an_archive_none_takes_it_for_gone(tmp_path
         stores = [DirectoryStore(root) for _ in range(8)]  # one each, as if each were a process
         with ThreadPoolExecutor(len(stores)) as pool:
             list(pool.map(DirectoryStore.check, stores))
+
+
+def test_folders_that_were_removed_and_are_made_again_are_synced_again(
+    known: DirectoryStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person moved them away; without the sync a power loss would take all that follows."""
+    (root / "2026").rename(root.with_name("moved"))
+    synced, fsync = set[str](), os.fsync
+
+    def noting(descriptor: int) -> None:
+        synced.add(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    put_in(known, root, b"picture")
+    folders = [root, *(parent for parent in (root / KEY).parents if parent.is_relative_to(root))]
+    assert set(map(str, folders)) <= synced

@@ -1,10 +1,14 @@
 """The engine of one machine: its notifications and how it waits."""
 
 import json
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -20,7 +24,8 @@ from receiver.ledger.sqlite import SqliteDatabase
 from receiver.model import Delivery, JobState, Source, Submission
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.worker import leases
+from receiver.worker import embedded, leases
+from receiver.worker.embedded import EmbeddedEngine
 from receiver.worker.notifier import Notifier
 from submitter.sandbox import Sandbox
 
@@ -78,6 +83,32 @@ def test_stopping_an_idle_engine_from_another_thread_ends_it_at_once(
         engine.stop()
         thread.join(LIMIT)
         assert not thread.is_alive()
+
+
+def test_a_signal_may_stop_the_engine_between_any_two_lines_of_its_rounds(
+    harness: EmbeddedHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler runs in the engine's thread, which must not hold a lock that it needs."""
+    monkeypatch.setattr(embedded, "_BETWEEN_ROUNDS", 0.001)
+    busy = replace(harness.idle_queue(), next_due=harness.notifier.notify)
+
+    def run(engine: EmbeddedEngine, lines: Iterator[int]) -> None:
+        def trace(_frame: FrameType, event: str, _arg: object) -> Any:
+            if event == "line" and next(lines, None) == 0:
+                sys.settrace(None)
+                engine.stop()
+            return trace
+
+        sys.settrace(trace)
+        engine.run([busy])
+        sys.settrace(None)
+
+    for line in range(300, 400):
+        arguments = (harness.engine(), iter(range(line, -1, -1)))
+        thread = threading.Thread(target=run, args=arguments, daemon=True)
+        thread.start()
+        thread.join(LIMIT)
+        assert not thread.is_alive(), f"stopped at line {line}"
 
 
 def test_a_drain_ends_even_if_nothing_can_be_released(harness: EmbeddedHarness, gate: Gate) -> None:

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -17,8 +18,10 @@ from waiting import until
 
 from receiver.errors import LedgerError
 from receiver.ledger import schema
+from receiver.ledger.claims import MOST_CRASHES
 from receiver.ledger.notifications import QueueName, events_queue, is_named, notify
 from receiver.ledger.postgres import PostgresDatabase, conninfo
+from receiver.ledger.sqlite import SqliteDatabase
 from receiver.model import Source
 from receiver.services import Services
 from receiver.settings import Settings
@@ -101,6 +104,52 @@ def test_fresh_urls_notify_assets(postgres_url: str) -> None:
             books.assets.retry(claimed, books.clock() + 60, "not yet")
     fresh = succeeded(urls(2)[0], "https://files.test/fresh")
     assert sent_by(postgres_url, lambda books: books.deliver(ref, fresh, Source.POLL)) == ["assets"]
+
+
+def noted_by(books: Books, change: Callable[[], object]) -> set[str]:
+    """Return the names that a change of a SQLite ledger notes."""
+    assert isinstance(books.database, SqliteDatabase)
+    noted = set[str]()
+    books.database.notified = noted.add
+    change()
+    return noted
+
+
+@pytest.mark.parametrize("crashes", [0, 2])
+def test_rows_of_suspects_notify_their_work_queue_and_the_other_one_when_they_go_there(
+    sqlite_url: str, crashes: int
+) -> None:
+    suspects = crashes > 0
+    with opened(sqlite_url) as books:
+        ref = books.archiving()
+        books.execute("UPDATE assets SET crashes = :crashes", crashes=crashes)
+        (asset,) = books.assets.claim(1, suspects=suspects)
+        retry = partial(books.assets.retry, asset, books.clock() + 1, "not yet")
+        assert noted_by(books, retry) == ({"assets"} if suspects else set())
+        books.waiting("task-2")
+        books.clock.advance(books.timing.poll_after)
+        books.execute("UPDATE jobs SET crashes = :crashes", crashes=crashes)
+        (job,) = (books.jobs.claim_suspects if suspects else books.jobs.claim)(1)
+        release = partial(books.jobs.release, job, books.clock() + 1)
+        assert noted_by(books, release) == ({"jobs"} if suspects else set())
+
+        books.execute("UPDATE assets SET crashes = :crashes", crashes=crashes)
+        books.execute("UPDATE jobs SET crashes = :crashes", crashes=crashes)
+        fresh = partial(books.deliver, ref, succeeded("https://files.test/fresh"), Source.POLL)
+        assert noted_by(books, fresh) == {"assets", *["suspect assets"][:crashes]}
+        books.execute("UPDATE assets SET due_at = due_at + 60")
+        assert noted_by(books, partial(books.operator.expedite, ref)) == {
+            *("assets", "jobs"),
+            *["suspect assets", "suspect jobs"][:crashes],
+        }
+
+
+def test_the_retry_of_an_archived_job_notifies_the_complete_jobs(sqlite_url: str) -> None:
+    with opened(sqlite_url) as books:
+        ref = books.archived()
+        # Its manifest was set aside.
+        books.execute("UPDATE jobs SET crashes = :crashes", crashes=MOST_CRASHES)
+        assert noted_by(books, partial(books.operator.retry, ref)) == {"complete jobs"}
 
 
 def test_every_work_queue_has_a_name_that_notifies_it(tmp_path: Path) -> None:

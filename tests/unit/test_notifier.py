@@ -1,5 +1,7 @@
 """Threads that notify at the same time need one notification, which must not come too early."""
 
+import fcntl
+import os
 import threading
 import time
 from pathlib import Path
@@ -46,8 +48,25 @@ def test_the_names_of_work_queues_arrive_and_too_many_become_all(tmp_path: Path)
         notifier.notify("events to a")
         notifier.notify("assets")
         assert listener.wait(60) == {"assets", "events to a"}
-        notifier.notify("x" * 5000)
+        notifier.notify("x" * 3000)
         assert listener.wait(60) == {ALL}
         notifier.notify()
+        assert listener.wait(60) == {ALL}
+    notifier.close()
+
+
+@pytest.mark.parametrize("size", [4096, 65536])
+@pytest.mark.parametrize("length", [20, 300, 2000])
+def test_what_a_full_pipe_has_no_room_for_is_not_lost(
+    tmp_path: Path, size: int, length: int
+) -> None:
+    """A pipe divides its room into pages; a user with many pipes gets one page for each."""
+    notifier, names = Notifier(tmp_path / "pipe"), [f"{n:0{length}}" for n in range(4000)]
+    with notifier.listen() as listener:
+        pipe = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
+        os.close(pipe)
+        for name in names:
+            notifier.notify(name)
         assert listener.wait(60) == {ALL}
     notifier.close()

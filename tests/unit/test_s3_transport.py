@@ -2,6 +2,8 @@
 
 import socket
 from collections.abc import Iterator
+from http.client import RemoteDisconnected
+from typing import Any
 
 import pytest
 
@@ -51,4 +53,25 @@ def test_a_line_that_comes_in_pieces_is_read_whole(
         theirs.sendall(b" Continue\r\n")
         assert stream.readline() == b"/1.1 100 Continue\r\n"
         theirs.close()
-        assert stream.readline() == b""
+        with pytest.raises(RemoteDisconnected):
+            stream.readline()  # botocore would ask for an empty line for ever
+
+
+def test_a_line_is_read_from_a_socket_that_cannot_show_what_has_come(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    """As urllib3's own, for TLS through a proxy that speaks TLS: it takes no flags."""
+    ours, theirs = ends
+    theirs.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    class Tunnel:
+        makefile = ours.makefile
+
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            if flags:
+                raise ValueError("non-zero flags not allowed in calls to recv")
+            return ours.recv(size)
+
+    tunnel: Any = Tunnel()
+    with _TimedSocket(tunnel, CountingPace()).makefile("rb", 0) as stream:
+        assert stream.readline() == b"HTTP/1.1 100 Continue\r\n"

@@ -87,7 +87,8 @@ class DirectoryStore:
                         _require_hash(key, digest, sha256)
                     os.fchmod(source.fileno(), _FILE_MODE)
                     os.fsync(source.fileno())
-                    _link(self._root, path, target, sha256)
+                    self._make_parents(target.parent)
+                    _link(path, target, sha256)
             if settled:
                 self._sync_parents(target.parent)
             if is_here:  # a later write to this name must not change the object
@@ -102,7 +103,8 @@ class DirectoryStore:
         with self._new_file() as (descriptor, temporary):
             _require_hash(key, _copy(source, descriptor), sha256)
             os.fsync(descriptor)
-            _link(self._root, temporary, target, sha256)
+            self._make_parents(target.parent)
+            _link(temporary, target, sha256)
 
     def settle(self, key: str) -> None:
         """Sync the object's folder; see Store."""
@@ -115,7 +117,7 @@ class DirectoryStore:
         with self._store_errors(f"store {key} in"), self._new_file() as (descriptor, temporary):
             _write(descriptor, data)
             os.fsync(descriptor)
-            _make_parents(self._root, target.parent)
+            self._make_parents(target.parent)
             try:
                 os.link(temporary, target)
             except FileExistsError:
@@ -129,7 +131,7 @@ class DirectoryStore:
         with self._store_errors(f"store {key} in"), self._new_file() as (descriptor, temporary):
             _write(descriptor, data)
             os.fsync(descriptor)
-            _make_parents(self._root, target.parent)
+            self._make_parents(target.parent)
             temporary.replace(target)
             self._sync_parents(target.parent)
 
@@ -254,6 +256,7 @@ class DirectoryStore:
             self._leave_note()
             _sync_directory(self._root.parent)
             self._remove_leftovers()
+            self._synced = {self._root}  # another disk may be mounted here now
             self._temporary_id = _identity(self._temporary)
 
     def _require_not_away(self) -> None:
@@ -294,6 +297,13 @@ class DirectoryStore:
                 if try_lock(file):
                     left_over.unlink()
 
+    def _make_parents(self, folder: Path) -> None:
+        """Create the missing folders below the root, but not the root, which may be away by now."""
+        if folder != self._root and not folder.is_dir():
+            self._make_parents(folder.parent)
+            self._synced.discard(folder)  # somebody removed it since
+            _make_directory(folder)
+
     def _sync_parents(self, directory: Path) -> None:
         """Sync the directory and those of its parents that this process has not synced before.
 
@@ -319,13 +329,6 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino)
 
 
-def _make_parents(root: Path, folder: Path) -> None:
-    """Create the missing folders below the root, but not the root, which may be away by now."""
-    if folder != root and not folder.is_dir():
-        _make_parents(root, folder.parent)
-        _make_directory(folder)
-
-
 def _make_directory(directory: Path) -> None:
     """Create one directory with mode 0750 whatever the umask is."""
     # Another put may have just created it. If it is a file, the next step fails and says so.
@@ -349,9 +352,8 @@ def _require_hash(key: str, found: str, sha256: str) -> None:
         )
 
 
-def _link(root: Path, path: Path, target: Path, sha256: str) -> None:
+def _link(path: Path, target: Path, sha256: str) -> None:
     """Give a file its key; raise ObjectDiffersError if a file with other bytes has it."""
-    _make_parents(root, target.parent)
     try:
         os.link(path, target)
     except FileExistsError:

@@ -7,10 +7,10 @@ takes the bytes of a download slowly is not the server's fault.
 
 import io
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import RemoteDisconnected
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # stubs are a development tool, not installed with the service
@@ -121,13 +121,22 @@ class _TimedStream(io.RawIOBase):
         self._count(time.monotonic() - began, received)
         return received
 
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return a line; raise RemoteDisconnected at the end.
+
+        botocore reads the lines after ``100 Continue`` until an empty one: after the end, for ever.
+        """
+        if line := super().readline(size):
+            return line
+        raise RemoteDisconnected("the server closed the connection instead of an answer")
+
     def peek(self, size: int) -> bytes:
         """Return what has come, and leave it there, so that ``readline`` takes a line at once.
 
-        Without it that reads single bytes, as with TLS. botocore reads the answer to its
-        ``Expect: 100-continue`` so.
+        Without it that reads single bytes, as with TLS, whose sockets (also urllib3's own, to a
+        proxy with TLS) cannot do this.
         """
-        if isinstance(self._sock, ssl.SSLSocket):
+        if type(self._sock) is not socket.socket:
             return b""
         began = time.monotonic()
         seen = self._sock.recv(max(size, _HEAD), socket.MSG_PEEK)
