@@ -30,8 +30,9 @@ POLL_INTERVAL, CLAIM_INTERVAL = 5.0, 2.0
 GRACE = 8.0
 # Seconds between the beginnings of two rounds. One that follows a pause is not delayed.
 _BETWEEN_ROUNDS = 0.02
-# Seconds between two looks at a work queue whose threads are all busy, if it can relieve them.
-RELIEVE_INTERVAL = 1.0
+# Seconds between two looks at a work queue whose threads are all busy, if it can relieve them; and
+# at one with due rows of which it can claim none.
+AGAIN_INTERVAL = 1.0
 # Seconds until the next attempt after an error.
 _PAUSE = 1.0
 
@@ -135,7 +136,7 @@ class EmbeddedEngine:
             if queue.relieve is None:
                 return self._poll_interval
             queue.relieve()
-            return RELIEVE_INTERVAL
+            return AGAIN_INTERVAL
         if not self._claim_first:
             due = queue.next_due()
             wait = self._poll_interval if due is None else due - self._now()
@@ -143,10 +144,12 @@ class EmbeddedEngine:
                 return min(wait, self._poll_interval)
         claims = self._claim(queue)
         self._start(queue, claims)
+        if self._claim_first or len(claims) >= free:
+            return self._poll_interval
         # A queue that gave fewer rows than asked for has no more due: look again at once for when
-        # the next one is due.
-        ask_again = not self._claim_first and 0 < len(claims) < free
-        return 0.0 if ask_again else self._poll_interval
+        # the next one is due. One that gave none may have due rows that wait for something else,
+        # as suspects for their turn: they hide when the next one is due.
+        return 0.0 if claims else min(AGAIN_INTERVAL, self._poll_interval)
 
     def _claim(self, queue: WorkQueue) -> list[Claimed[Any]]:
         """Claim due rows for all free threads of a queue; none if another thread claims them.

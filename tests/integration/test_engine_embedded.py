@@ -203,6 +203,17 @@ def test_work_due_later_starts_when_it_is_due_without_a_notification(
     assert finished - harness.asset(ref).announced_at >= 0.5
 
 
+def test_due_rows_of_another_work_queue_hide_no_later_row(harness: EmbeddedHarness) -> None:
+    """As suspects that wait for their turn, while another asset is due in a second."""
+    harness.books.clock.follow(time.time)
+    suspect, later = harness.add_jobs(2)
+    harness.books.execute("UPDATE assets SET crashes = 2 WHERE ref = :ref", ref=suspect)
+    harness.books.execute("UPDATE assets SET due_at = due_at + 0.3 WHERE ref = :ref", ref=later)
+    with at_work(harness.engine(), harness.queue()):
+        until(harness.archived, what="the work")
+    assert harness.claimed == [later]
+
+
 # Workers, as processes
 
 

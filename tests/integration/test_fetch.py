@@ -258,7 +258,10 @@ def pour_lines(line: bytes, head: bytes = OK) -> Script:
             "bytes around",
         ),
         (
-            pour_lines(b"X: y\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\n!\r\n0\r\n"),
+            pour_lines(
+                b"X: " + b"y" * 60 + b"\r\n",
+                OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\n!\r\n0\r\n",
+            ),
             "bytes around",
         ),
     ],
