@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # How pydantic writes a member of an Enum, whose value is what a person would write.
 _ENUM_MEMBER = re.compile(r"<\w+\.\w+: ('[^']*')>")
+# In place of pydantic's "valid dictionary": what a person writes is JSON.
+_NO_OBJECT = 'write a JSON object, such as {"order": 4711}'
 
 
 class ReceiverError(Exception):
@@ -214,5 +216,6 @@ def mistakes_in(error: "ValidationError") -> Iterator[tuple[str, str]]:
     The field is "" if the mistake concerns the whole.
     """
     for item in error.errors(include_url=False, include_input=False):
-        text = _ENUM_MEMBER.sub(r"\1", item["msg"].removeprefix("Value error, "))
+        text = _NO_OBJECT if item["type"] == "dict_type" else item["msg"]
+        text = _ENUM_MEMBER.sub(r"\1", text.removeprefix("Value error, "))
         yield ".".join(map(str, item["loc"])), text

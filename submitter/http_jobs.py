@@ -29,6 +29,7 @@ from receiver.jobs.same_request import (
 )
 from receiver.jobs.schemas import REF
 from receiver.model import JobState, Provider, Reason, Submission, timestamp
+from receiver.providers.accounts import web_address
 from submitter import preflight
 from submitter.arguments import job_request
 from submitter.http_events import EventStream
@@ -62,7 +63,10 @@ class HttpJobs:
             raise ConfigurationError(
                 ["ADMIN_TOKEN: not set; it opens the API of the service at RECEIVER_URL"]
             )
-        self._url = url.rstrip("/")
+        try:
+            self._url = web_address(url)
+        except ValueError as error:
+            raise ConfigurationError([f"RECEIVER_URL: {error}"]) from error
         self._headers = {"Authorization": f"Bearer {token}"}
         self._session = requests.Session()
         self._session.headers.update(self._headers)

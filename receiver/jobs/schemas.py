@@ -45,6 +45,13 @@ def _moment(value: object) -> object:
     return value or None
 
 
+def _cursor(value: object) -> object:
+    """Refuse what is no ref; the pattern alone would be the message."""
+    if isinstance(value, str) and value and not re.fullmatch(REF, value):
+        raise ValueError("write the ref that is `next` in the previous page")
+    return value
+
+
 Digits = BeforeValidator(_digits)
 _STATES = {"type": "string", "enum": [*JobState, ""]}
 State = Annotated[
@@ -99,7 +106,7 @@ class JobsQuery(BaseModel):
     metadata: Words = ""
     folder: Words = ""
     limit: Annotated[int, Field(ge=1, le=500), Digits] = 50
-    after: Annotated[str, StringConstraints(pattern=f"^({REF})?$")] = ""
+    after: Annotated[str, BeforeValidator(_cursor), StringConstraints(pattern=f"^({REF})?$")] = ""
     key: Words = ""
     refs: Annotated[str, StringConstraints(pattern=f"^({REF}(,{REF}){{0,199}})?$")] = ""
 

@@ -119,6 +119,8 @@ def test_errors_are_those_of_the_ledgers_own_transport(
         wrong.submit("a fox")
     with pytest.raises(ConfigurationError, match="ADMIN_TOKEN: not set"):
         Submitter(url=installation.url)
+    with pytest.raises(ConfigurationError, match="RECEIVER_URL: must be an http:// or https://"):
+        Submitter(url="pictures.example.com", token="x" * 16)
     unreachable = HttpJobs("http://127.0.0.1:9", "x" * 16, check=False, back_off=())
     with pytest.raises(LedgerError, match="does not answer"):
         unreachable.post({"prompt": "a fox"})

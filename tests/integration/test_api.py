@@ -84,7 +84,7 @@ def test_the_word_bearer_is_case_insensitive(web: WebClient) -> None:
         ("limit=501", "limit: Input should be less than or equal to 500"),
         ("limit=5&limit=6", "limit: given more than once"),
         ("q=%00", "q: String should match pattern '^[^\\x00]*$'"),
-        ("after=x", "after: String should match pattern '^([0-7][0-9A-HJKMNP-TV-Z]{25})?$'"),
+        ("after=x", "after: write the ref that is `next` in the previous page"),
         ("since=5", "since: write a moment as in 2026-07-01T12:00:00Z"),
         ("until=2026-07-01T12:00:00", "until: Input should have timezone info"),
     ],

@@ -136,16 +136,22 @@ def test_an_address_that_gets_no_events_is_refused_before_anything_is_paid(
     assert sandbox.stats()["accepted"] == 0
 
 
-def test_a_form_names_folder_and_webhook_and_is_copied_without_the_webhook(setup: Setup) -> None:
+def test_a_form_names_what_is_the_callers_own_and_is_copied_without_the_webhook(
+    setup: Setup,
+) -> None:
     log_in(setup.web)
     fields = {"prompt": "a fox", "mode": "poll", "folder": "shop/summer", "webhook": setup.url}
-    ref = post(setup.web, "/submit", **fields).location.partition("?")[0].rpartition("/")[2]
+    made = post(setup.web, "/submit", **fields, metadata='{"order": "<é>"}').location
+    ref = made.partition("?")[0].rpartition("/")[2]
     queries = setup.web.services.queries
     job = queries.job(ref)
     assert job is not None
     assert (job.folder, queries.webhook(ref)) == ("shop/summer", setup.url)
     form = setup.web.client.get(f"/submit?like={ref}").text
     assert ('value="shop/summer"' in form, "t0psecret" in form) == (True, False)
+    page = setup.web.client.get(f"/jobs/{ref}").text
+    shown = "<code>{&#34;order&#34;: &#34;&lt;é&gt;&#34;}</code>"
+    assert (shown in page, "t0psecret" in page) == (True, False)
 
 
 def test_a_job_shows_where_its_events_go_but_not_the_secret_in_it(setup: Setup) -> None:
@@ -229,6 +235,7 @@ def test_failing_deliveries_to_webhooks_of_jobs_are_seen_everywhere(setup: Setup
     for said in ("Webhooks of jobs", "answered 500", ref):
         assert said in page
     assert "Send a test event" not in page, "there is no single address"
+    assert "Webhooks of jobs" in web.client.get("/service").text
     for text in (events, doctor, metrics, page, json.dumps(listed), json.dumps(checks)):
         assert PATH not in text
     setup.server.status = 204

@@ -264,7 +264,8 @@ def test_a_number_is_a_key_too() -> None:
             '{"prompt": "a", "key": "%s"}' % ("k" * 401),
             "column key: String should have at most 400",
         ),
-        ('{"prompt": "a", "params": "x=1"}', "column params: Input should be a valid dictionary"),
+        ('{"prompt": "a", "params": "x=1"}', "column params: write a JSON object, such as {"),
+        ('{"prompt": "a", "metadata": "x"}', "column metadata: write a JSON object, such as {"),
         (
             '{"prompt": "a", "x": 1, "params": {"x": 2}}',
             "column params: x: both a column of its own and in params",

@@ -104,6 +104,8 @@ def test_a_mistake_in_a_search_is_named_in_chinese(values: dict[str, Any]) -> No
             "a.test on port 8: only 80 and 443; if this is meant, add a.test:8 to FETCH_ALLOW",
             "a.test 的端口 8 不允许，只能用 80 和 443：若确有需要，请把 a.test:8 加入 FETCH_ALLOW",
         ),
+        ("a.test: cut short, 5 of 9 bytes came", "a.test：传输中断，9 字节中只收到 5 字节"),
+        ("it cannot be decoded", "无法解码"),
         ("8 submits are in progress already", "已有 8 个提交正在进行，请稍后再试"),
         ("model: '../x' is not a model's name, such as flux-2-pro", "模型名 ../x 不正确"),
         ("the provider's own {words}", "the provider's own {words}"),

@@ -12,7 +12,7 @@ from werkzeug.exceptions import NotFound
 from receiver.jobs.job_object import webhook_shown
 from receiver.ledger.claims import is_unexplained
 from receiver.ledger.queries.job_list import Page
-from receiver.ledger.queries.jobs import Attempt
+from receiver.ledger.queries.jobs import Attempt, ShownRequest
 from receiver.ledger.rows import Asset, DeliveryEntry, Job
 from receiver.model import FINAL_STATES, JobState, ref_time
 from receiver.services import Services
@@ -100,9 +100,11 @@ def _details(services: Services, job: Job) -> dict[str, Any]:
     assets = services.queries.assets([job.ref])[job.ref]
     deliveries = services.queries.delivery_log(job.ref)
     events = services.events.of_job(job.ref)
+    shown = services.queries.requests([job.ref]).get(job.ref, ShownRequest({}, {}))
     return {
         "job": job,
-        "job_webhook": webhook_shown(services.queries.webhook(job.ref)),
+        "job_webhook": webhook_shown(shown.webhook),
+        "metadata": json.dumps(shown.metadata, ensure_ascii=False) if shown.metadata else "",
         "assets": assets,
         "timeline": _timeline(deliveries, events, services.queries.attempts(job.ref)),
         "params": _pretty_json(services.queries.params(job.ref)),

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from receiver.doctor.examine import Finding, examine
 from receiver.installation import version
 from receiver.ledger import schema
+from receiver.ledger.event_queue import JOB_WEBHOOKS
 from receiver.services import Services
 from receiver.web.background import Answer, BackgroundValue
 from receiver.web.dashboard.base import blueprint, is_fragment, language, localized, page
@@ -37,6 +38,7 @@ def service() -> Response:
         "disks": services().disk_space(),
         "balances": accounts().known_balances(),
         "destinations": statistics().destinations(),
+        "of_jobs": JOB_WEBHOOKS,
         "versions": _versions(services()),
     }
     if is_fragment():

@@ -210,6 +210,11 @@ _HOSTS = (
     (r"(?P<host>[^\s:]+): TLS failed, (?P<why>.*)", "{host}：TLS 失败，{why}"),
     (r"(?P<host>[^\s:]+): broken HTTP answer, (?P<why>.*)", "{host}：HTTP 应答有误，{why}"),
     (r"(?P<host>[^\s:]+): Connection refused", "{host}：连接被拒绝"),
+    (
+        r"(?P<host>[^\s:]+): cut short, (?P<n>\d+) of (?P<all>\d+) bytes came",
+        "{host}：传输中断，{all} 字节中只收到 {n} 字节",
+    ),
+    (r"it cannot be decoded", "无法解码"),
     (r"(?P<host>[^\s:]+): the name has no address", "{host}：域名没有地址"),
     (r"(?P<host>[^\s:]+): no address", "{host}：没有地址"),
     (r"(?P<host>[^\s:]+): no answer from the name server", "{host}：域名服务器没有应答"),
