@@ -5,7 +5,9 @@ a service elsewhere.
 """
 
 import asyncio
-from typing import Any
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
@@ -19,6 +21,8 @@ from submitter.submit import Submitter, default_mode
 
 # Seconds that one call of ``wait`` lasts at most, so that agents see progress; jobs of ``find``.
 LONGEST_WAIT, MOST_FOUND = 600.0, 50
+P = ParamSpec("P")
+R = TypeVar("R")
 _INSTRUCTIONS = (
     "Makes pictures and videos that are paid for and archived. Call submit, then wait with the "
     "ref until the state is archived, failed or expired; each picture then has a link. Give "
@@ -36,17 +40,37 @@ def mcp() -> None:
     """
     if remedy := installation.missing("mcp"):
         raise ConfigurationError([f"submitter mcp: {remedy}"])
-    from mcp.server import MCPServer  # noqa: PLC0415 - an optional part
-
     settings = load()
     with Submitter(settings) as submitter:
-        tools = Tools(submitter, default_mode(settings)[0])
-        server: Any = MCPServer(
-            "webhook-image-receiver", instructions=_INSTRUCTIONS, version=installation.version()
-        )
-        for tool in (tools.submit, tools.wait, tools.get, tools.find):
-            server.add_tool(tool)
-        server.run("stdio")
+        mcp_server(Tools(submitter, default_mode(settings)[0])).run("stdio")
+
+
+def mcp_server(tools: "Tools") -> Any:
+    """Return the server of the tools; needs the extra ``mcp``."""
+    from mcp.server import MCPServer  # noqa: PLC0415 - an optional part
+
+    server: Any = MCPServer(
+        "webhook-image-receiver", instructions=_INSTRUCTIONS, version=installation.version()
+    )
+    for tool in (tools.submit, tools.wait, tools.get, tools.find):
+        server.add_tool(_says_mistakes(tool))
+    return server
+
+
+def _says_mistakes(tool: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """Raise our errors as ToolError: of others the agent is told only that there was one."""
+    from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415 - an optional part
+
+    @functools.wraps(tool)
+    async def call(*args: P.args, **named: P.kwargs) -> R:
+        try:
+            return await tool(*args, **named)
+        except ReceiverError as error:
+            raise ToolError(str(error)) from error
+        except KeyError as error:
+            raise ToolError(f"there is no job {error.args[0]}") from error
+
+    return call
 
 
 class Tools:

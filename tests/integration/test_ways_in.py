@@ -12,8 +12,10 @@ import pytest
 from commands import invoke
 from dashboard_client import log_in, post
 from event_server import SECRET, EventServer
+from real_parts import missing
 from web_client import WebClient, web_client
 
+from receiver import installation
 from receiver.errors import ReceiverError
 from receiver.jobs.images_api import _OUR_OWN, ImagesRequest
 from receiver.jobs.request import JobRequest
@@ -24,7 +26,7 @@ from receiver.web.dashboard.submit import _FIELDS
 from submitter import Submitter
 from submitter.batch.entry import Entry
 from submitter.cli.submit import submit as submit_command
-from submitter.mcp_server import Tools
+from submitter.mcp_server import Tools, mcp_server
 from submitter.sandbox import Sandbox
 
 FIELDS = set(JobRequest.model_fields)
@@ -76,10 +78,19 @@ def by_library(setup: Setup, fields: dict[str, Any]) -> str:
 
 
 def by_agent(setup: Setup, fields: dict[str, Any]) -> str:
+    return call_tool(setup, "submit", fields)
+
+
+def call_tool(setup: Setup, tool: str, fields: dict[str, Any]) -> str:
+    """Return what the agent reads if the call failed; of unexpected errors that is nothing."""
+    if installation.missing("mcp"):
+        missing("the extra mcp")
+    from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415 - an optional part
+
     with Submitter(setup.web.services.settings, check=False) as submitter:
         try:
-            asyncio.run(Tools(submitter, Mode.POLL).submit(**fields))
-        except ReceiverError as error:
+            asyncio.run(mcp_server(Tools(submitter, Mode.POLL)).call_tool(tool, fields))
+        except ToolError as error:
             return str(error)
     return ""
 
@@ -149,8 +160,8 @@ def test_every_way_has_a_place_for_every_field() -> None:
         "openai": openai,
         "form": set(_FIELDS),
     }
-    missing = {way: FIELDS - names for way, names in places.items() if FIELDS - names}
-    assert missing == {}
+    lacking = {way: FIELDS - names for way, names in places.items() if FIELDS - names}
+    assert lacking == {}
 
 
 def all_fields(setup: Setup, way: str) -> dict[str, Any]:
@@ -222,3 +233,10 @@ def test_every_way_refuses_the_same_before_anything_is_paid(
             found[str(wrong)[:60]] = said or "posted"
     assert found == {}
     assert sandbox.stats()["accepted"] == 0
+
+
+@pytest.mark.parametrize(("tool", "fields"), [("get", {"ref": "x"}), ("wait", {"refs": ["x"]})])
+def test_an_agent_is_told_that_there_is_no_such_job(
+    setup: Setup, tool: str, fields: dict[str, Any]
+) -> None:
+    assert call_tool(setup, tool, fields).endswith("there is no job x")
