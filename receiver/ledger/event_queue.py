@@ -4,7 +4,7 @@ Deliveries that were not tried yet come first, then those with few attempts, at 
 failed several times: a host that works does not wait for thousands that do not. Each so many claims
 the due time alone counts, so that the others have their turn whatever is new. The webhooks of jobs
 have many hosts, so every second claim takes the newest of what was not tried: thousands of events
-to hosts that do not answer, however new, delay nobody for long.
+to hosts that do not answer, however new, do not delay the others for long.
 """
 
 from collections.abc import Sequence

@@ -69,7 +69,10 @@ def begin(target: Database) -> None:
 
 
 def finish(target: Database) -> None:
-    """Declare a copy complete, and number new rows after the copied ones."""
+    """Declare a copy complete, number new rows after the copied ones, and count its values.
+
+    Without statistics PostgreSQL may read whole tables for a page, until autovacuum has counted.
+    """
 
     def work(connection: Connection) -> None:
         for table in job_tables:
@@ -86,6 +89,7 @@ def finish(target: Database) -> None:
                     )
                 )
                 connection.execute(last)
+            connection.exec_driver_sql(f"ANALYZE {table.name}")
         schema.unmark_copy(connection)
 
     target.write(work)

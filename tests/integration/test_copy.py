@@ -85,6 +85,9 @@ def test_a_copy_is_row_by_row_the_same_and_finds_nothing_the_second_time(
     copy.finish(target.database)
     schema.require_current(target.database)
     assert source.totals.audit() == target.totals.audit()
+    statistics = text("SELECT DISTINCT tablename FROM pg_stats WHERE schemaname = 'public'")
+    counted = target.database.read(lambda on: on.execute(statistics).scalars().all())
+    assert {table.name for table in job_tables} <= {*counted}
 
 
 def test_what_has_changed_come_or_gone_meanwhile_is_brought_over_by_the_next_run(

@@ -301,7 +301,7 @@ class DirectoryStore:
         """Create the missing folders below the root, but not the root, which may be away by now."""
         if folder != self._root and not folder.is_dir():
             self._make_parents(folder.parent)
-            self._synced.discard(folder)  # somebody removed it since
+            self._synced.discard(folder)  # it was removed since
             _make_directory(folder)
 
     def _sync_parents(self, directory: Path) -> None:
