@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Any
 
 from receiver.jobs.schemas import ProblemView
-from receiver.telemetry.metrics import CALLBACKS
 
 _TITLE = "URI Too Long"
 _DETAIL = "the URL is longer than 8190 bytes, the most that is read; shorten its values"
@@ -74,6 +73,9 @@ def too_long(request: bytes) -> bytes:
     target = request[:100].partition(b" ")[2]
     start, status, form, body = next(one for one in _BY_PATH if target.startswith(one[0]))
     if start == b"/callback":
+        # gunicorn's configuration imports this module, and metrics are created after ``share``.
+        from receiver.telemetry.metrics import CALLBACKS  # noqa: PLC0415 - see above
+
         CALLBACKS.labels("forged").inc()
     return _response(status, form, body)
 

@@ -8,7 +8,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from processes import environment, free_port
+from installation import SERVE
+from processes import environment, free_port, run, running
 
 ROOT = Path(__file__).parents[2]
 # What a person types at the end, to stop what runs in the background.
@@ -64,12 +65,17 @@ def test_the_first_five_minutes_work_in_an_empty_folder(tmp_path: Path) -> None:
 
 
 def test_the_lines_that_the_sandbox_prints_are_enough_for_a_submit(tmp_path: Path) -> None:
-    script = r"""submitter sandbox --port 8788 > lines &
-    until grep -q PUBLIC_URL lines; do sleep 0.1; done
-    grep ^export lines | sed "s/:87[8]7/:$PORT/" > exports # our port in place of the usual one
-    . ./exports
-    receiver serve &
-    submitter submit "a lighthouse" --wait --output ."""
-    done = pasted(script, tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    at = {"PORT": str(free_port()), "HOST": "127.0.0.1"}
+    with running(("submitter", "sandbox", "--port", str(free_port())), at, tmp_path) as sandbox:
+        sandbox.says("PUBLIC_URL")
+        lines = re.findall("^export .*$", sandbox.output(), re.MULTILINE)
+        script = "\n".join(lines).replace(":8787", f":{at['PORT']}")  # our port, not the usual one
+        shell = ["/bin/bash", "-c", f"{script}\nenv -0"]
+        variables = subprocess.run(shell, env=environment(at), capture_output=True, check=True)
+        exported = dict(one.split("=", 1) for one in variables.stdout.decode().split("\0") if one)
+        with running(SERVE, exported, tmp_path) as service:
+            service.says("worker started")
+            submit = ("submitter", "submit", "a lighthouse", "--wait", "--output", ".")
+            done = run(submit, exported, folder=tmp_path)
+    assert done.status == 0, done
     assert len(list(tmp_path.glob("*-0.png"))) == 1

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from installation import Installation
+from installation import Installation, migrated
 from processes import Finished, Running, running
 
 from submitter.sandbox import Sandbox
@@ -51,12 +51,14 @@ def batch(
 ) -> Finished:
     """Run the command to its end, inside this process."""
     command = ("submitter", "batch", *arguments)
+    migrated(installation.environ)
     return installation.invoke(*command, stdin=stdin, **(environ or {}))
 
 
 @contextmanager
 def batch_running(installation: Installation, *arguments: str) -> Iterator[Running]:
     """Have the command run to the end of the block."""
+    migrated(installation.environ)
     command = installation.unchecked(("submitter", "batch", *arguments))
     with running(command, installation.environ, installation.folder) as process:
         yield process

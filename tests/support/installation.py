@@ -1,7 +1,7 @@
 """One installation under test: a DATA_DIR, a port, a sandbox as the provider, its processes."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
 from http import HTTPStatus
@@ -12,6 +12,7 @@ from unittest import mock
 
 import requests
 from commands import invoke
+from ledgers import migrated_file
 from processes import Finished, Running, free_port, run, running
 from waiting import LIMIT, until
 
@@ -54,8 +55,10 @@ class Installation:
 
         ``lent`` is a file descriptor that the command may use.
         """
+        environ = {**self.environ, **more}
+        migrated(environ)
         with running(
-            command, {**self.environ, **more}, self.folder, lent=() if lent is None else (lent,)
+            command, environ, self.folder, lent=() if lent is None else (lent,)
         ) as service:
             until(
                 lambda: (
@@ -119,6 +122,7 @@ class Installation:
     @contextmanager
     def services(self) -> Iterator[Services]:
         """Open the service's parts in this process, beside the processes that run."""
+        migrated(self.environ)
         with (
             self._boto3_variables(),
             closing(Services(Settings.load(self.environ)).open()) as services,
@@ -142,6 +146,7 @@ class Installation:
 
         It need not have a worker yet.
         """
+        migrated(self.environ)
         with (
             self._boto3_variables(),
             Submitter(Settings.load(self.environ), check=False) as submitter,
@@ -162,3 +167,9 @@ class Installation:
         return job.state is JobState.ARCHIVED and stored == [
             (file["sha256"], file["size"]) for file in made
         ]
+
+
+def migrated(environ: Mapping[str, str]) -> None:
+    """Save the migrations of a new SQLite ledger in DATA_DIR, which have tests of their own."""
+    if "DATABASE_URL" not in environ and (data := Path(environ["DATA_DIR"])).parent.exists():
+        migrated_file(data / "ledger.sqlite3")

@@ -9,11 +9,22 @@ from processes import ROOT
 PACKAGES = ("psycopg", "PIL", "boto3", "cryptography", "openai", "mcp", "opentelemetry")
 
 
-def test_web_and_worker_do_not_import_what_most_installations_do_not_need() -> None:
-    code = "import receiver.web, receiver.cli.worker; receiver.web.create_app()"
-    asked = f"import sys; {code}; print([name for name in {PACKAGES} if name in sys.modules])"
+def imported(code: str, *packages: str) -> list[str]:
+    """Return which of these a new process has imported after running the code."""
+    asked = f"import sys; {code}; print(*[name for name in {packages} if name in sys.modules])"
     found = subprocess.run(
         [sys.executable, "-c", asked],
         capture_output=True, text=True, check=True, cwd=ROOT, timeout=60,
     )  # fmt: skip
-    assert found.stdout == "[]\n"
+    return found.stdout.split()
+
+
+def test_web_and_worker_do_not_import_what_most_installations_do_not_need() -> None:
+    code = "import receiver.web, receiver.cli.worker; receiver.web.create_app()"
+    assert imported(code, *PACKAGES) == []
+
+
+def test_no_metric_is_created_before_the_metrics_of_a_process_are_shared() -> None:
+    code = "import receiver.cli.serve, receiver.cli.worker, receiver.gunicorn_conf"
+    code += ", receiver.server.gunicorn_worker"
+    assert imported(code, "receiver.telemetry.metrics") == []
