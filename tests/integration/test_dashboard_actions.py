@@ -228,6 +228,14 @@ def test_parameters_that_are_no_json_object_are_explained(
     assert (answer.status_code, "JSON 对象" in answer.text) == (400, True)
 
 
+def test_every_mistake_in_the_form_is_named_at_once(logged_in: WebClient) -> None:
+    answer = post(logged_in, "/submit", prompt="", params="[", metadata="{", folder="../up")
+    named = [
+        name in answer.text for name in ("prompt:", "Other parameters:", "Metadata:", "folder:")
+    ]
+    assert (answer.status_code, named) == (400, [True] * 4)
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "english", "chinese"),
     [

@@ -77,12 +77,11 @@ def submit() -> AnyResponse:
         try:
             fields[name] = json.loads(given[name] or "{}")
         except (ValueError, RecursionError):
+            del fields[name]
             unreadable.append(localized(text, example=example))
-    if unreadable:
-        return _form_page(given, unreadable, 400)
     asked, mistakes = validate_fields(GrsaiRequest, fields)
-    if asked is None:
-        return _form_page(given, mistakes, 400)
+    if asked is None or unreadable:
+        return _form_page(given, [*unreadable, *mistakes], 400)
     try:
         job, _ = submit_job(asked)
     except ConfigurationError as error:
