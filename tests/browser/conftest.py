@@ -15,7 +15,7 @@ from waiting import LIMIT
 from submitter.sandbox import Sandbox
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Run one Chromium. The headless shell takes less than half of the processor time."""
     path = shutil.which("chromium-headless-shell") or shutil.which("chromium")
@@ -28,14 +28,14 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def event_server() -> Iterator[EventServer]:
     """Run a destination of events; a test that lets it refuse them lets it accept them again."""
     with EventServer() as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installation(
     tmp_path_factory: pytest.TempPathFactory, event_server: EventServer
 ) -> Iterator[Installation]:
@@ -53,7 +53,7 @@ def installation(
             yield installation
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def viewer(browser: Browser, installation: Installation) -> Viewer:
     """Log in once; know the addresses of all pages."""
     return Viewer(browser, installation)
@@ -81,7 +81,7 @@ def page(viewer: Viewer, complaints: list[str]) -> Iterator[Page]:
     assert complaints == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def screenshots(pytestconfig: pytest.Config) -> Path | None:
     """Make the folder of the screenshots, which are taken only with ``--thorough``."""
     folder = Path(__file__).parents[2] / "build" / "screenshots"

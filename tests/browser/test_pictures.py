@@ -14,7 +14,7 @@ from receiver.settings import Settings
 from submitter.submit import Submitter
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def swans(installation: Installation) -> list[str]:
     """Have three jobs about swans; return their refs, newest first."""
     refs = [installation.submit(f"a black swan, number {number}").ref for number in range(3)]
