@@ -50,6 +50,9 @@ class SqliteDatabase:
         self.notified: Callable[[str], None] = lambda _name: None
         self._reader, self._writer = _engine(path), _engine(path)
         self._writing: Connection | None = None
+        # A connection that is closed while another thread uses it ends the process. Reentrant,
+        # because a signal handler may close.
+        self._in_use = threading.RLock()
         self._lock_path = path.with_name(path.name + ".lock")
         self._open_mark = _OpenMark(path)
         self._group_commit = GroupCommit(self._commit)
@@ -76,7 +79,8 @@ class SqliteDatabase:
     def close(self) -> None:
         """Close every connection."""
         self._reader.dispose()
-        self._forget_connection()
+        with self._in_use:
+            self._forget_connection()
         self._writer.dispose()
         self._open_mark.clear()
 
@@ -89,6 +93,7 @@ class SqliteDatabase:
             with (
                 translated_errors(),
                 data_dir.locked(self._lock_path),
+                self._in_use,
                 self._transaction() as connection,
             ):
                 take_noted(connection)

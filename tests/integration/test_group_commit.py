@@ -5,9 +5,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -17,9 +18,9 @@ import pytest
 from ledgers import Books, is_sound, opened, run
 from side_by_side import side_by_side
 from small_disks import files_no_larger_than
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
-from waiting import until
+from waiting import LIMIT, until
 from writer_process import refs_in, writer_process
 
 from receiver.errors import LedgerError
@@ -155,6 +156,26 @@ def test_a_write_returns_what_its_work_returned(books: Books) -> None:
 
 
 # One that fails.
+
+
+def test_a_ledger_that_is_closed_during_a_commit_closes_after_it(books: Books) -> None:
+    """SQLite ends the process if a connection is closed while another thread uses it."""
+    writing, go_on = threading.Event(), threading.Event()
+
+    def work(connection: Connection) -> int:
+        writing.set()
+        assert go_on.wait(LIMIT)
+        return int(connection.execute(text("SELECT 1")).scalar_one())
+
+    with ThreadPoolExecutor(2) as threads:
+        written = threads.submit(books.database.write, work)
+        assert writing.wait(LIMIT)
+        closed = threads.submit(books.database.close)
+        with suppress(TimeoutError):
+            closed.result(0.1)  # long enough for one that does not wait
+        go_on.set()
+        assert written.result(LIMIT) == 1
+        closed.result(LIMIT)
 
 
 def test_a_work_that_fails_inside_a_group_fails_alone(books: Books) -> None:
