@@ -106,7 +106,7 @@ class JobsQuery(BaseModel):
     metadata: Words = ""
     folder: Words = ""
     limit: Annotated[int, Field(ge=1, le=500), Digits] = 50
-    after: Annotated[str, BeforeValidator(_cursor), StringConstraints(pattern=f"^({REF})?$")] = ""
+    after: Annotated[str, StringConstraints(pattern=f"^({REF})?$"), BeforeValidator(_cursor)] = ""
     key: Words = ""
     refs: Annotated[str, StringConstraints(pattern=f"^({REF}(,{REF}){{0,199}})?$")] = ""
 

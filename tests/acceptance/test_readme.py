@@ -75,6 +75,7 @@ def test_the_lines_that_the_sandbox_prints_are_enough_for_a_submit(tmp_path: Pat
         exported = dict(one.split("=", 1) for one in variables.stdout.decode().split("\0") if one)
         with running(SERVE, exported, tmp_path) as service:
             service.says("worker started")
+            service.says("web started")  # the sandbox's callback comes at once
             submit = ("submitter", "submit", "a lighthouse", "--wait", "--output", ".")
             done = run(submit, exported, folder=tmp_path)
     assert done.status == 0, done
