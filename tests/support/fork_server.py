@@ -246,6 +246,8 @@ def _become(files: Sequence[int], asked: bytes) -> None:
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(folder)
+    if config := sys.modules.get("gunicorn.config"):  # it asked for the folder when it was imported
+        config.Chdir.default = folder
     os.umask(umask)
     sys.argv = command
     setproctitle.setproctitle(" ".join([sys.executable, *command]))
