@@ -108,14 +108,14 @@ def test_login_and_error_pages_are_accessible(
 def test_the_theme_can_differ_from_the_systems(page: Page, viewer: Viewer) -> None:
     page.emulate_media(color_scheme="light")
     page.goto("/jobs")
-    ground = "getComputedStyle(document.body).backgroundColor"
-    until(lambda: page.evaluate(ground) != "rgba(0, 0, 0, 0)", what="the style sheet")
-    before = page.evaluate(ground)
+    body, ground = page.locator("body"), "background-color"
+    expect(body).not_to_have_css(ground, "rgba(0, 0, 0, 0)")
+    before = body.evaluate("body => getComputedStyle(body).backgroundColor")
     page.get_by_role("link", name="dark", exact=True).click()
     expect(page).to_have_url(f"{viewer.installation.url}/jobs")
-    until(lambda: page.evaluate(ground) != before, what="a dark page")
+    expect(body).not_to_have_css(ground, before)
     page.get_by_role("link", name="system").click()
-    until(lambda: page.evaluate(ground) == before, what="a light page again")
+    expect(body).to_have_css(ground, before)
 
 
 def test_the_pages_can_be_shown_in_chinese(page: Page, viewer: Viewer, picture: Picture) -> None:
