@@ -203,7 +203,7 @@ def test_the_events_of_the_log_that_the_page_names_exist() -> None:
     [
         ("2,851", "performance.md"),
         ("1,523", "performance.md"),
-        ("147 MB", "performance.md"),
+        ("159 MB", "performance.md"),
         ("2.4 kB", "scaling.md"),
         ("1.5 kB", "scaling.md"),
     ],
