@@ -343,28 +343,21 @@ sendings = Table(
     CheckConstraint("claim IS NULL OR due_at IS NOT NULL", name="claim_is_due"),
 )
 # The planners use a partial index only for exactly its condition.
+_DUE = "due_at IS NOT NULL"
 for _name, _columns, _condition in (
-    ("ix_sendings_due", ("destination", "due_at"), "due_at IS NOT NULL"),
+    ("ix_sendings_due", ("destination", "due_at"), _DUE),
     # In the order in which deliveries are claimed.
-    ("ix_sendings_untried", ("destination", "due_at"), "due_at IS NOT NULL AND attempts = 0"),
-    (
-        "ix_sendings_few",
-        ("destination", "due_at"),
-        "due_at IS NOT NULL AND attempts > 0 AND attempts < 3",
-    ),
-    ("ix_sendings_several", ("destination", "due_at"), "due_at IS NOT NULL AND attempts >= 3"),
+    ("ix_sendings_untried", ("destination", "due_at"), f"{_DUE} AND attempts = 0"),
+    ("ix_sendings_few", ("destination", "due_at"), f"{_DUE} AND attempts > 0 AND attempts < 3"),
+    ("ix_sendings_several", ("destination", "due_at"), f"{_DUE} AND attempts >= 3"),
     ("ix_sendings_turn", ("destination", "ref", "event"), "state = 'pending'"),
     ("ix_sendings_sent", ("finished_at",), "state = 'sent'"),
     ("ix_sendings_set_aside", ("event",), "state = 'set_aside'"),
     ("ix_sendings_given_up", ("destination", "event"), "state = 'set_aside'"),
     ("ix_sendings_failing", ("destination", "event"), "state = 'pending' AND error <> ''"),
 ):
-    Index(
-        _name,
-        *(sendings.c[column] for column in _columns),
-        sqlite_where=text(_condition),
-        postgresql_where=text(_condition),
-    )
+    _indexed, _where = [sendings.c[column] for column in _columns], text(_condition)
+    Index(_name, *_indexed, sqlite_where=_where, postgresql_where=_where)
 
 # For the check of the foreign key when events are pruned.
 Index("ix_sendings_event", sendings.c.event)

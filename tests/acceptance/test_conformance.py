@@ -242,28 +242,10 @@ def test_scn_013_a_receiver_that_is_restarted_between_two_attempts_counts_once(
     assert receiver.verdicts(finished.ref) == ["ended", "duplicate"]
 
 
-def _killed_before_its_answer(receiver: RunningReceiver) -> FinishedTask | None:
-    """Return a task whose report is stored but was not answered.
-
-    Return None if another process was killed, because it committed first: a worker's sign of life.
-    """
-    finished = receiver.finished_task()
-    until(receiver.is_idle, what="that no other work commits")
-    (receiver.failpoints / Point.AFTER_COMMIT).touch()
-    try:
-        receiver.post(finished.ticket, finished.final)
-    except requests.ConnectionError:
-        return finished
-    receiver.is_back()
-    return None
-
-
 def test_scn_013_a_receiver_that_dies_after_storing_and_before_answering_keeps_the_report(
     receiver: RunningReceiver,
 ) -> None:
-    finished = until(
-        lambda: _killed_before_its_answer(receiver), what="that the answering process is killed"
-    )
+    finished = until(receiver.die_answering, what="that the answering process is killed")
     assert finished is not None
     receiver.is_back()
     assert receiver.verdicts(finished.ref) == ["ended"]

@@ -211,7 +211,7 @@ def test_the_commands_work_with_receiver_url_and_make_no_ledger(
 
 
 def without_links(job: dict[str, Any]) -> dict[str, Any]:
-    """Return a job without the links of its pictures, which are signed at each call anew."""
+    """Return a job without the links of its pictures, which are signed again at each call."""
     pictures = [{**picture, "link": None} for picture in job["pictures"]]
     return {**job, "pictures": pictures}
 

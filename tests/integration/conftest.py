@@ -13,7 +13,7 @@ from archives import ArchivedJobs
 from archiving import SIZE
 from dashboard_client import log_in
 from direct_route import DirectRoute
-from event_server import EventServer
+from event_server import SECRET, EventServer
 from faultproxy import FaultProxy, fault_proxy
 from ledgers import Books, migrated_file, opened
 from poison import CrashHarness
@@ -228,6 +228,20 @@ def event_server() -> Iterator[EventServer]:
     """Run a destination of events."""
     with EventServer() as running:
         yield running
+
+
+@pytest.fixture
+def webhook_environ(
+    services: Services, sandbox: Sandbox, event_server: EventServer
+) -> dict[str, str]:
+    """Return the variables of a service whose jobs may name webhooks at the event server."""
+    return {
+        "DATA_DIR": str(services.settings.data_dir),
+        "GRSAI_API_KEY": "sk-test",
+        "GRSAI_BASE_URL": sandbox.url,
+        "EVENT_SECRET": SECRET,
+        "FETCH_ALLOW": event_server.address,
+    }
 
 
 # The web application

@@ -62,15 +62,9 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def setup(
-    services: Services, event_server: EventServer, tmp_path: Path, sandbox: Sandbox
+    services: Services, event_server: EventServer, tmp_path: Path, webhook_environ: dict[str, str]
 ) -> Iterator[Setup]:
-    environ = {
-        "DATA_DIR": str(services.settings.data_dir),
-        "GRSAI_API_KEY": "sk-test",
-        "GRSAI_BASE_URL": sandbox.url,
-        "EVENT_SECRET": SECRET,
-        "FETCH_ALLOW": event_server.address,
-    }
+    environ = webhook_environ
     url = f"http://{event_server.address}{PATH}"
     with web_client(services.settings.data_dir, environ) as web:
         yield Setup(web, environ, tmp_path, event_server, url)

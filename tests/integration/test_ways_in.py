@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from commands import invoke
 from dashboard_client import log_in, post
-from event_server import SECRET, EventServer
+from event_server import EventServer
 from real_parts import missing
 from web_client import WebClient, web_client
 
@@ -135,15 +135,9 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def setup(
-    services: Services, event_server: EventServer, tmp_path: Path, sandbox: Sandbox
+    services: Services, event_server: EventServer, tmp_path: Path, webhook_environ: dict[str, str]
 ) -> Iterator[Setup]:
-    environ = {
-        "DATA_DIR": str(services.settings.data_dir),
-        "GRSAI_API_KEY": "sk-test",
-        "GRSAI_BASE_URL": sandbox.url,
-        "EVENT_SECRET": SECRET,
-        "FETCH_ALLOW": event_server.address,
-    }
+    environ = webhook_environ
     with web_client(services.settings.data_dir, environ) as web:
         log_in(web)
         yield Setup(web, environ, tmp_path, f"http://{event_server.address}/hook")
@@ -187,7 +181,7 @@ def test_every_way_makes_the_same_job(setup: Setup) -> None:
     for way, send in WAYS.items():
         assert send(setup, all_fields(setup, way)) == "", way
         (job,) = setup.web.services.queries.jobs(limit=1)
-        posted[way] = told(setup, job)
+        posted[way] = requested(setup, job)
         assert job.key == f"key of {way}"
     assert posted == dict.fromkeys(WAYS, posted["library"])
     said, _, webhook = posted["library"]
@@ -195,7 +189,7 @@ def test_every_way_makes_the_same_job(setup: Setup) -> None:
     assert (said["folder"], said["metadata"]) == ("shop/spring", {"order": 7})
 
 
-def told(setup: Setup, job: Job) -> Any:
+def requested(setup: Setup, job: Job) -> Any:
     """Return all of a job that its caller said, but the key."""
     view = setup.web.services.job_objects.of([job])[0].model_dump(mode="json")
     names = ("prompt", "model", "provider", "api", "mode", "batch", "metadata", "folder")

@@ -181,19 +181,19 @@ def _serve(listener: socket.socket) -> tuple[list[int], bytes] | None:
     """
     clients: list[socket.socket] = []
     statuses: dict[int, socket.socket] = {}
-    patience = _FIRST_CLIENT_WITHIN
+    until_first_client = _FIRST_CLIENT_WITHIN
     woken, wakes = socket.socketpair()
     for end in (woken, wakes):
         end.setblocking(False)
     signal.set_wakeup_fd(wakes.fileno())
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-    while ready := _readable([listener, woken, *clients], None if clients else patience):
+    while ready := _readable([listener, woken, *clients], None if clients else until_first_client):
         if woken in ready:
             woken.recv(1000)
             _report_ends(statuses)
         if listener in ready:
             clients.append(listener.accept()[0])
-            patience = 0.0
+            until_first_client = 0.0
         for client in [one for one in clients if one in ready]:
             message, fds, _, _ = socket.recv_fds(client, _MAX_MESSAGE, 4)
             if not message:

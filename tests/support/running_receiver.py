@@ -14,6 +14,7 @@ from installation import Installation
 from processes import Running
 from waiting import until
 
+from receiver.failpoints import Point
 from receiver.model import new_ref
 from receiver.services import Services
 
@@ -137,6 +138,21 @@ class RunningReceiver:
         return all(
             self.services.queries.next_due(table) is None for table in ("assets", "jobs", "hints")
         )
+
+    def die_answering(self) -> FinishedTask | None:
+        """Kill the process that answers; return the task whose report it stored and not answered.
+
+        Return None if another one was killed, because it committed first: a worker's sign of life.
+        """
+        finished = self.finished_task()
+        until(self.is_idle, what="that no other work commits")
+        (self.failpoints / Point.AFTER_COMMIT).touch()
+        try:
+            self.post(finished.ticket, finished.final)
+        except requests.ConnectionError:
+            return finished
+        self.is_back()
+        return None
 
     def is_back(self) -> None:
         """Wait until the service answers."""
