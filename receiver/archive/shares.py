@@ -245,10 +245,10 @@ class Shares:
         Beside each stands how many wait.
         """
         held = Counter(party for one in running for party in one.parties)
-        slow, lane = self._slow_parties(), self._threads // SHARE
+        slow, slow_quota = self._slow_parties(), self._threads // SHARE
         groups = [({party}, self._quota) for party, count in held.items() if count > self._quota]
         victims: dict[Running, int] = {}
-        for parties, most in (*groups, (_jobs(slow), lane), (slow, lane)):
+        for parties, most in (*groups, (_jobs(slow), slow_quota), (slow, slow_quota)):
             theirs = [one for one in running if one.parties & parties and one not in victims]
             excess = len(theirs) - most
             if excess > 0 and (longest := self._longest(theirs)):
@@ -275,14 +275,14 @@ class Shares:
             one
             for one in longest
             if (
-                one.progress.seconds > ENDS_SOON * _patience(one)
+                one.progress.seconds > ENDS_SOON * _allowed_factor(one)
                 and self._fastest.is_outlier(one.progress.speed)
-                and _expected_seconds(one.progress) > allowed * _patience(one)
+                and _expected_seconds(one.progress) > allowed * _allowed_factor(one)
             )
             or (
                 is_stuck
-                and one.progress.seconds > MIN_SECONDS * _patience(one)
-                and _expected_seconds(one.progress) > least * _patience(one)
+                and one.progress.seconds > MIN_SECONDS * _allowed_factor(one)
+                and _expected_seconds(one.progress) > least * _allowed_factor(one)
             )
         ]
         return dict.fromkeys(late[: min(waiting, self._quota)], waiting)
@@ -349,7 +349,7 @@ def _key(claimed: Claimed[Asset]) -> tuple[str, str, int]:
     return claimed.token, claimed.row.ref, claimed.row.idx
 
 
-def _patience(one: Running) -> int:
+def _allowed_factor(one: Running) -> int:
     """Return how many times longer it may last than at its first attempt."""
     return int(2 ** min(one.asset.attempts - 1, MOST_DOUBLINGS))
 

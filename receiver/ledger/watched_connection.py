@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 # Seconds of silence until the server is asked, and then between two questions.
-_PATIENCE = 2.0
+_SILENCE = 2.0
 _WAIT_INTERVAL = 0.1
 
 
@@ -55,7 +55,7 @@ class WatchedConnection(psycopg.Connection[Any]):
                 ready = yield wanted
                 if ready:
                     since = time.monotonic()
-                elif time.monotonic() - since > _PATIENCE:
+                elif time.monotonic() - since > _SILENCE:
                     self._require_working()
                     since = time.monotonic()
                 wanted = answer.send(ready)
@@ -66,7 +66,7 @@ class WatchedConnection(psycopg.Connection[Any]):
         """Ask the server about our session; without an answer nothing is known, so wait on."""
         question = "SELECT state FROM pg_stat_activity WHERE pid = %s"
         try:
-            with _ImpatientConnection.connect(**self._arguments) as other:
+            with _BriefConnection.connect(**self._arguments) as other:
                 row = other.execute(question, [self._server_pid]).fetchone()
                 is_lost = self._server_pid and (row is None or row[0] not in {"active", None})
                 if is_lost and row is not None:
@@ -80,10 +80,10 @@ class WatchedConnection(psycopg.Connection[Any]):
             raise psycopg.OperationalError("PostgreSQL's answer was lost on the way")
 
 
-class _ImpatientConnection(psycopg.Connection[Any]):
+class _BriefConnection(psycopg.Connection[Any]):
     """Gives up after some seconds without an answer."""
 
     def wait(
         self, gen: Generator[Any, Any, T], interval: float = _WAIT_INTERVAL, *_: Any, **__: Any
     ) -> T:
-        return super().wait(gen, interval, timeout=_PATIENCE)
+        return super().wait(gen, interval, timeout=_SILENCE)

@@ -16,7 +16,15 @@ from receiver.errors import (
     UnreadableError,
 )
 from receiver.model import Provider
-from receiver.providers.dialect import Accepted, Account, Answer, Dialect, Head, Request, Task
+from receiver.providers.dialect import (
+    Accepted,
+    Account,
+    Dialect,
+    Head,
+    ProviderAnswer,
+    Request,
+    Task,
+)
 from receiver.providers.grsai.loose_json import is_complete
 from receiver.providers.registry import READERS
 from receiver.providers.transport import (
@@ -36,7 +44,7 @@ log = structlog.get_logger(__name__)
 _MOST_REQUESTS = 3
 
 # Asks an address that the provider named, if it is a public one.
-AskElsewhere = Callable[[Request], Answer]
+AskElsewhere = Callable[[Request], ProviderAnswer]
 
 
 class ProviderClient:
@@ -142,22 +150,22 @@ class ProviderClient:
 
     def _ask(
         self, request: Request, base_url: str, timeouts: tuple[float, float] = RESULT_TIMEOUTS
-    ) -> Answer:
+    ) -> ProviderAnswer:
         """Send a request that may be repeated; raise ProviderUnavailableError."""
         try:
             if _origin(request.url) != _origin(base_url):
                 answer = self._ask_elsewhere(request, base_url)
-                return Answer(answer.head, self._redact(answer.body), answer.broken)
+                return ProviderAnswer(answer.head, self._redact(answer.body), answer.broken)
             with (
                 requests.Session() as session,
                 self._request(session, request, timeouts) as response,
             ):
                 body, broken = read_body(response)
-                return Answer(head_of(response), self._redact(body), broken)
+                return ProviderAnswer(head_of(response), self._redact(body), broken)
         except NETWORK_ERRORS as error:
             raise self._unavailable(request, error) from error
 
-    def _ask_elsewhere(self, request: Request, base_url: str) -> Answer:
+    def _ask_elsewhere(self, request: Request, base_url: str) -> ProviderAnswer:
         """Ask another host of the provider, if the policy of addresses allows it."""
         if self._elsewhere is None or not self._may_have_key(request.url, base_url):
             raise ProviderUnavailableError(

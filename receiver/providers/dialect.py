@@ -266,7 +266,7 @@ class Dialect(ReportDialect, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProviderAnswer:
     """A whole answer, and the error that ended it too early."""
 
     head: Head

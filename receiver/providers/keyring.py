@@ -24,7 +24,7 @@ LIFETIME = 12 * 3600.0
 # Seconds between two attempts to fetch, for example because a signature fits no key.
 PAUSE = 60.0
 # Seconds that the callback that starts to fetch waits, if there are no keys at all.
-PATIENCE = 2.0
+FIRST_FETCH_WAIT = 2.0
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class Keyring:
         except RuntimeError:  # the process can start no thread now
             return
         if wait:
-            thread.join(PATIENCE)
+            thread.join(FIRST_FETCH_WAIT)
 
     def _fetch(self, provider: Provider, kept: _Kept) -> None:
         client = self._clients.get(provider)

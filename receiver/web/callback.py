@@ -80,7 +80,7 @@ def receive(ticket: str) -> Response:
     return _respond(answer.outcome, answer.status, **answer.content)
 
 
-class Answer(NamedTuple):
+class CallbackAnswer(NamedTuple):
     """What a callback is answered: an outcome to count, a status of HTTP, and the JSON."""
 
     outcome: str
@@ -88,24 +88,24 @@ class Answer(NamedTuple):
     content: dict[str, object]
 
 
-def store(services: Services, delivery: Delivery) -> Answer:
+def store(services: Services, delivery: Delivery) -> CallbackAnswer:
     """Store a callback and return the answer; after 200 or 400 it is on disk."""
     ref = delivery.ref
     try:
         decision = services.inbox.accept(delivery)
     except UnreadableError as error:
         log.warning("callback unreadable, body stored", ref=ref, error=str(error))
-        return Answer("unreadable", 400, {"ref": ref, "error": str(error)})
+        return CallbackAnswer("unreadable", 400, {"ref": ref, "error": str(error)})
     except Exception as error:  # noqa: BLE001 - whatever it is, the sender may try again
         return _unavailable(error)
     # Progress comes every few seconds for every job, and a log of it hides the rest.
     (log.debug if decision is Decision.PROGRESS else log.info)(
         "callback accepted", ref=ref, verdict=decision
     )
-    return Answer(decision, 200, {"ref": ref})
+    return CallbackAnswer(decision, 200, {"ref": ref})
 
 
-def _unavailable(error: Exception) -> Answer:
+def _unavailable(error: Exception) -> CallbackAnswer:
     """Return the answer to a callback that was not stored.
 
     The sender may repeat it; if it does not, the job is polled.
@@ -116,7 +116,7 @@ def _unavailable(error: Exception) -> Answer:
         error=str(error),
         exc_info=None if isinstance(error, ReceiverError) else error,
     )
-    return Answer("unavailable", 503, {"error": "this callback cannot be stored now"})
+    return CallbackAnswer("unavailable", 503, {"error": "this callback cannot be stored now"})
 
 
 @blueprint.post("/callback")
@@ -201,7 +201,7 @@ def _read(ticket: str) -> tuple[str, Provider] | None:
 
 def _respond(outcome: str, status: int, **content: object) -> Response:
     """Count the outcome and return a JSON response."""
-    body = counted(Answer(outcome, status, content), g.get("arrived", time.perf_counter()))
+    body = counted(CallbackAnswer(outcome, status, content), g.get("arrived", time.perf_counter()))
     return Response(body, status, _headers(status))
 
 
@@ -211,7 +211,7 @@ def _headers(status: int) -> list[tuple[str, str]]:
     return [("Content-Type", "application/json"), *again]
 
 
-def counted(answer: Answer, arrived: float) -> bytes:
+def counted(answer: CallbackAnswer, arrived: float) -> bytes:
     """Count an answer to a request that ``arrived`` then (monotonic seconds); return its body."""
     _callbacks(answer.outcome).inc()
     _callback_seconds(answer.outcome).observe(time.perf_counter() - arrived)

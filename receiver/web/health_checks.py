@@ -17,7 +17,7 @@ from receiver.ledger.workers import ALIVE_FOR, NO_WORKER_REMEDY, WorkerSeen
 from receiver.model import timestamp
 from receiver.services import Services
 from receiver.telemetry.disk_space import DiskSpace
-from receiver.web.background import LIMIT, Answer, BackgroundValue, ask_all
+from receiver.web.background import LIMIT, BackgroundValue, LastAnswer, ask_all
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +100,7 @@ class HealthChecks:
         checks = {**self._of_figures(figures), "disk": _disk_check(disk, figures)}
         return {name: check for name, check in checks.items() if check.is_fault}
 
-    def _checks(self, answers: list[Answer[Any]]) -> dict[str, Check]:
+    def _checks(self, answers: list[LastAnswer[Any]]) -> dict[str, Check]:
         ledger, archive, figures, disk = answers
         return {
             "ledger": _ledger_check(ledger),
@@ -109,15 +109,15 @@ class HealthChecks:
             "disk": _disk_check(disk, figures),
         }
 
-    def _of_figures(self, answer: Answer[Figures]) -> dict[str, Check]:
-        judges = {
+    def _of_figures(self, answer: LastAnswer[Figures]) -> dict[str, Check]:
+        deciders = {
             "workers": _workers,
             "work": _work,
             "secrets": _secrets,
             "accounts": _accounts,
             "events": self._events,
         }
-        return {name: _check_of(answer, judge) for name, judge in judges.items()}
+        return {name: _check_of(answer, decide) for name, decide in deciders.items()}
 
     def _check_ledger(self) -> None:
         try:
@@ -171,7 +171,7 @@ def _question(name: str, ask: Callable[[], Any]) -> BackgroundValue[Any]:
     return BackgroundValue(name, ask, LIFETIMES[name])
 
 
-def _ledger_check(answer: Answer[None]) -> Check:
+def _ledger_check(answer: LastAnswer[None]) -> Check:
     """Return the state of the ledger; /readyz is public, so its text has no details."""
     check = _check_of(answer, lambda _: (True, "ok", {}))
     if check.ok:
@@ -181,16 +181,16 @@ def _ledger_check(answer: Answer[None]) -> Check:
 
 
 def _check_of(
-    answer: Answer[Any], judge: Callable[[Any], tuple[bool, str, dict[str, object]]]
+    answer: LastAnswer[Any], decide: Callable[[Any], tuple[bool, str, dict[str, object]]]
 ) -> Check:
-    """Return a check from an answer; ``judge`` returns from its value: well, text, figures."""
+    """Return a check from an answer; ``decide`` returns from its value: well, text, figures."""
     age = None if answer.age is None else _seconds(answer.age)
     if answer.late or answer.age is None:
         return Check(ok=False, age=age, detail=_NO_ANSWER)
     if answer.error is not None:
         known = isinstance(answer.error, ReceiverError)
         return Check(ok=False, age=age, detail=str(answer.error) if known else repr(answer.error))
-    ok, detail, figures = judge(answer.value)
+    ok, detail, figures = decide(answer.value)
     return Check(ok, age, detail, figures=figures)
 
 
@@ -254,7 +254,7 @@ def _accounts(figures: Figures) -> tuple[bool, str, dict[str, object]]:
     return not shown, text, {"mismatches": shown}
 
 
-def _disk_check(answer: Answer[list[DiskSpace]], figures: Answer[Figures]) -> Check:
+def _disk_check(answer: LastAnswer[list[DiskSpace]], figures: LastAnswer[Figures]) -> Check:
     return _check_of(answer, lambda own: _disk(own, figures.value))
 
 

@@ -171,11 +171,11 @@ class Port:
 @contextmanager
 def patient_keyrings() -> Iterator[None]:
     """Let callbacks wait for keys as long as a busy machine may take to fetch them."""
-    before, keyring.PATIENCE = keyring.PATIENCE, 20.0
+    before, keyring.FIRST_FETCH_WAIT = keyring.FIRST_FETCH_WAIT, 20.0
     try:
         yield
     finally:
-        keyring.PATIENCE = before
+        keyring.FIRST_FETCH_WAIT = before
 
 
 @contextmanager

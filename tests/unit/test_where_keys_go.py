@@ -11,7 +11,7 @@ from signing import body_of
 from receiver.errors import ProviderUnavailableError
 from receiver.model import Api, Provider
 from receiver.providers.client import Clients, ProviderClient
-from receiver.providers.dialect import Account, Answer, Head, Request, Task
+from receiver.providers.dialect import Account, Head, ProviderAnswer, Request, Task
 from receiver.providers.registry import DIALECTS
 
 KEY = "a-key-of-our-account"
@@ -89,9 +89,9 @@ class Elsewhere:
     def __init__(self) -> None:
         self.asked: list[Request] = []
 
-    def __call__(self, request: Request) -> Answer:
+    def __call__(self, request: Request) -> ProviderAnswer:
         self.asked.append(request)
-        return Answer(Head(200), body_of(Provider.BFL))
+        return ProviderAnswer(Head(200), body_of(Provider.BFL))
 
 
 def poll(provider: Provider, base_url: str, poll_url: str) -> list[Request]:

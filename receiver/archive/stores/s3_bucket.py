@@ -170,7 +170,7 @@ class Bucket:
         return client
 
     def _suspicion(self, error: Exception) -> str:
-        """Return what else may be the cause of an error, judged by the settings."""
+        """Return what else may be the cause of an error, as the settings suggest."""
         if self._client.made is None:
             return ""
         found = bucket_in_endpoint(self._client.made.meta.endpoint_url, self.name)

@@ -172,11 +172,11 @@ def _failure(reason: Reason, message: str) -> Report:
 def _reason(error: _Error) -> Reason:
     if error.code not in _MODERATED:
         return Reason.PROVIDER_ERROR
-    judged_picture = (
+    is_about_picture = (
         error.moderation_details is not None
         and error.moderation_details.moderation_stage == "output"
     )
-    return Reason.OUTPUT_MODERATION if judged_picture else Reason.INPUT_MODERATION
+    return Reason.OUTPUT_MODERATION if is_about_picture else Reason.INPUT_MODERATION
 
 
 def _result(idx: int, item: _Picture) -> Result | None:

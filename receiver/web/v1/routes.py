@@ -164,7 +164,7 @@ def _made_key(body: bytes) -> str:
 def _respond(asked: ImagesRequest, jobs: Sequence[Job], began: float) -> Response:
     """Wait for the jobs and answer."""
     refs = [job.ref for job in jobs]
-    seconds, accepts_202 = waiting.patience()
+    seconds, accepts_202 = waiting.preferred_wait()
     has_hung_up, is_stopping = waiting.hang_up(), waiting.stopping()
     found = waiting.wait(services(), refs, seconds, lambda: has_hung_up() or is_stopping())
     took = round(time.monotonic() - began, 3)

@@ -37,7 +37,7 @@ def slots() -> threading.BoundedSemaphore:
     return threading.BoundedSemaphore(services().settings.waiting_clients)
 
 
-def patience() -> tuple[float, bool]:
+def preferred_wait() -> tuple[float, bool]:
     """Return how many seconds this client waits, and whether 202 is an answer to it (RFC 7240)."""
     given = request.headers.get("Prefer", "")
     accepts_202, wait = bool(_ASYNC.search(given)), _WAIT.search(given)
