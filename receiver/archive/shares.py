@@ -152,7 +152,7 @@ class Shares:
         )
         self._turn = (self._turn + bool(claims)) % TURNS
         if avoided and all(avoided[-1].includes(one.row) for one in claims):
-            # No other job waits. The question reads every due row: not for each claim again.
+            # No other job waits. The query reads every due row: not for each claim again.
             self._alone_until = self._clock() + LOOK_INTERVAL
         with self._lock:
             for one in claims:

@@ -2,7 +2,7 @@
 
 A ticket is ``<ref>.<HMAC-SHA-256 of ref, base64url>`` (itsdangerous). If another provider than
 GRSAI is to call it, its name is signed too: ``<ref>-<provider>.<HMAC>``. So a callback can be read
-without a question to the ledger. The first secret signs and all verify, so that secrets can be
+without a query to the ledger. The first secret signs and all verify, so that secrets can be
 rotated without losing callbacks that are on their way.
 """
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from receiver.ledger.many_rows import LOCK_JOBS, ManyRows, answers
+from receiver.ledger.many_rows import LOCK_JOBS, ManyRows, select_each
 from receiver.ledger.notifications import QueueName, notify, notify_of_rows
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import assets, deliveries, job_columns, jobs
@@ -92,7 +92,7 @@ def lock_jobs(connection: Connection, refs: Sequence[str]) -> dict[str, Job]:
 
     The statement goes straight to the driver, whose errors it raises.
     """
-    (found,) = answers(connection, [LOCK_JOBS], refs)
+    (found,) = select_each(connection, [LOCK_JOBS], refs)
     return {job.ref: job for job in map(job_of, found)}
 
 

@@ -45,8 +45,8 @@ def _value(database: Database, name: str) -> str:
 
 
 def _read(connection: Connection, name: str) -> str | None:
-    question = select(identity.c.value).where(identity.c.name == name)
-    return connection.execute(question).scalar_one_or_none()
+    query = select(identity.c.value).where(identity.c.name == name)
+    return connection.execute(query).scalar_one_or_none()
 
 
 def _create(connection: Connection, name: str) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from receiver.ledger.claims import Claimed
 from receiver.ledger.events import NewEvent, write_events_of_jobs
 from receiver.ledger.jobs import end_event
-from receiver.ledger.many_rows import LOCK_JOBS, ManyRows, answers, sent_together
+from receiver.ledger.many_rows import LOCK_JOBS, ManyRows, select_each, sent_together
 from receiver.ledger.rows import Asset, End, Job, StoredAsset, job_of, marks_text
 from receiver.model import JobState
 
@@ -74,7 +74,7 @@ def end_jobs(connection: Connection, finishes: Sequence[Finish]) -> list[bool | 
     an operator reopened after their end was prepared.
     """
     refs = [one.ref for one in finishes if one.end]
-    jobs, pending = answers(connection, [LOCK_JOBS, _LOCK_PENDING], refs) if refs else ([], [])
+    jobs, pending = select_each(connection, [LOCK_JOBS, _LOCK_PENDING], refs) if refs else ([], [])
     found = {job.ref: job for job in map(job_of, jobs)}
     claims: defaultdict[str, list[tuple[int, str | None]]] = defaultdict(list)
     for ref, idx, claim in pending:

@@ -120,10 +120,10 @@ class Snapshot:
 
     def _kept(self, low: int, high: int, stale: Sequence[int]) -> list[Total]:
         within = (job_totals.c.start >= low, job_totals.c.start < high)
-        question = select(*_KEPT_GROUP, *_KEPT_SUMS).where(*within).group_by(*_KEPT_GROUP)
+        query = select(*_KEPT_GROUP, *_KEPT_SUMS).where(*within).group_by(*_KEPT_GROUP)
         if stale:
-            question = question.where(job_totals.c.start.not_in(stale))
-        return [_total(row) for row in self._connection.execute(question)]
+            query = query.where(job_totals.c.start.not_in(stale))
+        return [_total(row) for row in self._connection.execute(query)]
 
     def _counted(self, first: float, end: float) -> list[Total]:
         return [_total(row) for row in self._connection.execute(_count(first, end))]
@@ -198,8 +198,8 @@ def _half_hours(connection: Connection, low: str, end: str) -> Iterator[int]:
 def _changes(connection: Connection) -> dict[int, list[int]]:
     """Return the half-hours of recorded changes, and the numbers of these."""
     found: dict[int, list[int]] = {}
-    question = select(changed_jobs).order_by(changed_jobs.c.id).limit(_CHANGES)
-    for number, ref in connection.execute(question):
+    query = select(changed_jobs).order_by(changed_jobs.c.id).limit(_CHANGES)
+    for number, ref in connection.execute(query):
         found.setdefault(_start(ref), []).append(number)
     return found
 
@@ -232,9 +232,9 @@ def _replace(connection: Connection, sums: dict[int, list[Total]], numbers: Sequ
 
 
 def _count(first: float, end: float) -> Select[Any]:
-    """Return the question that counts jobs directly."""
-    question = select(*_GROUP, *_SUMS).where(jobs.c.ref >= first_ref(first)).group_by(*_GROUP)
-    return question if end == inf else question.where(jobs.c.ref < first_ref(end))
+    """Return the query that counts jobs directly."""
+    query = select(*_GROUP, *_SUMS).where(jobs.c.ref >= first_ref(first)).group_by(*_GROUP)
+    return query if end == inf else query.where(jobs.c.ref < first_ref(end))
 
 
 def _start(ref: str) -> int:

@@ -109,8 +109,8 @@ class Outbox:
 
     def find(self, event: int) -> Row[Any] | None:
         """Return one event's row; None if there is none."""
-        question = select(events).where(events.c.id == event)
-        return self._database.read(lambda connection: connection.execute(question).one_or_none())
+        query = select(events).where(events.c.id == event)
+        return self._database.read(lambda connection: connection.execute(query).one_or_none())
 
     def mark_sent(self, claimed: Claimed[EventDelivery]) -> None:
         """Record that an event was delivered; raise ClaimLostError if it is no longer ours."""
@@ -221,8 +221,8 @@ class Outbox:
 
     def expedited_at(self, name: str) -> float:
         """Return when an operator last asked to send what waits at once; 0.0 for never."""
-        question = select(destinations.c.expedited_at).where(destinations.c.name == name)
-        return self._database.read(lambda connection: connection.execute(question).scalar()) or 0.0
+        query = select(destinations.c.expedited_at).where(destinations.c.name == name)
+        return self._database.read(lambda connection: connection.execute(query).scalar()) or 0.0
 
     def _require_known(self, name: str) -> None:
         known = self._database.read(destination_names)

@@ -204,12 +204,12 @@ def containing(
     connection: Connection, refs: list[str], conditions: Sequence[ColumnElement[bool]], words: str
 ) -> list[str]:
     """Return which of these jobs meet the conditions and contain the words, newest first."""
-    question = select(*_TEXTS).where(*conditions).order_by(jobs.c.ref.desc())
+    query = select(*_TEXTS).where(*conditions).order_by(jobs.c.ref.desc())
     if connection.dialect.name == "postgresql":  # it would need long for thousands of values
-        question = question.where(jobs.c.ref == any_(bindparam("refs", type_=ARRAY(Text))))
+        query = query.where(jobs.c.ref == any_(bindparam("refs", type_=ARRAY(Text))))
     else:
-        question = question.where(jobs.c.ref.in_(bindparam("refs", expanding=True)))
-    found = connection.execute(question, {"refs": refs})
+        query = query.where(jobs.c.ref.in_(bindparam("refs", expanding=True)))
+    found = connection.execute(query, {"refs": refs})
     return [texts[0] for texts in found if _contains(texts, words)]
 
 

@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# Seconds of silence until the server is asked, and then between two questions.
+# Seconds of silence until the server is asked, and then between two queries.
 _SILENCE = 2.0
 _WAIT_INTERVAL = 0.1
 
@@ -64,10 +64,10 @@ class WatchedConnection(psycopg.Connection[Any]):
 
     def _require_working(self) -> None:
         """Ask the server about our session; without an answer nothing is known, so wait on."""
-        question = "SELECT state FROM pg_stat_activity WHERE pid = %s"
+        query = "SELECT state FROM pg_stat_activity WHERE pid = %s"
         try:
             with _BriefConnection.connect(**self._arguments) as other:
-                row = other.execute(question, [self._server_pid]).fetchone()
+                row = other.execute(query, [self._server_pid]).fetchone()
                 is_lost = self._server_pid and (row is None or row[0] not in {"active", None})
                 if is_lost and row is not None:
                     # Its transaction holds locks until the server ends it, which takes 10 s.

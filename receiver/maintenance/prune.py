@@ -115,9 +115,7 @@ def _undelivered(connection: Connection, refs: Sequence[str]) -> set[tuple[str, 
     )
     not_sent = pairs.join(sendings, unsent)
     return {
-        (name, ref)
-        for question in (not_queued, not_sent)
-        for name, ref in connection.execute(question)
+        (name, ref) for query in (not_queued, not_sent) for name, ref in connection.execute(query)
     }
 
 
@@ -129,7 +127,7 @@ def _with_newest_numbers(connection: Connection) -> set[str]:
         select(table.c.ref).order_by(table.c.id.desc()).limit(1)
         for table in (events, deliveries, attempts)
     ]
-    return {ref for question in newest for ref in connection.execute(question).scalars()}
+    return {ref for query in newest for ref in connection.execute(query).scalars()}
 
 
 def _forget(connection: Connection, refs: Sequence[str]) -> None:

@@ -57,10 +57,10 @@ class RunningReceiver:
             ref, self.services.tickets.sign(ref), task_id, self._ask("/v1/draw/result", id=task_id)
         )
 
-    def _ask(self, path: str, **question: Any) -> Any:
+    def _ask(self, path: str, **body: Any) -> Any:
         headers = {"Authorization": "Bearer sk-test"}
         return requests.post(
-            self.installation.sandbox.url + path, json=question, headers=headers, timeout=10
+            self.installation.sandbox.url + path, json=body, headers=headers, timeout=10
         ).json()["data"]
 
     def url(self, ticket: str) -> str:

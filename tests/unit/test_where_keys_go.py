@@ -69,7 +69,7 @@ def test_the_address_of_the_settings_may_have_it_and_no_other_port_or_scheme_of_
 
 
 class Pending(HttpServer):
-    """A provider that answers every question with a success."""
+    """A provider that answers every request with a success."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -101,8 +101,8 @@ class JobListQueries:
             if last is None:
                 return None
             within = (*_indexed(wanted, ""), jobs.c.ref > than, *_unindexed(wanted))
-            question = select(*job_columns).where(*within, *_near(wanted, than, last))
-            row = connection.execute(question.order_by(jobs.c.ref).limit(1)).one_or_none()
+            query = select(*job_columns).where(*within, *_near(wanted, than, last))
+            row = connection.execute(query.order_by(jobs.c.ref).limit(1)).one_or_none()
             return job_of(row) if row else None
 
         return self._read(work)
@@ -118,9 +118,9 @@ class JobListQueries:
             return self._searched_page(connection, wanted, after, limit, _IDS)
         if _unindexed(wanted):
             return self._searched_page(connection, wanted, after, limit)
-        question = select(*job_columns).where(*_indexed(wanted, after))
-        question = question.order_by(jobs.c.ref.desc()).limit(limit + 1)
-        return page_of([job_of(row) for row in connection.execute(question)], limit)
+        query = select(*job_columns).where(*_indexed(wanted, after))
+        query = query.order_by(jobs.c.ref.desc()).limit(limit + 1)
+        return page_of([job_of(row) for row in connection.execute(query)], limit)
 
     def _indexed_page(
         self, connection: Connection, wanted: Wanted, pieces: list[str], after: str, limit: int
@@ -147,8 +147,8 @@ class JobListQueries:
     ) -> Page:
         """Return a page of the jobs in one window that have the text in one of these columns."""
         conditions, end = self._window_of(connection, wanted, after, texts)
-        question = select(*job_columns).where(*conditions).order_by(jobs.c.ref.desc())
-        rows = connection.execute(question.limit(limit + 1)).all()
+        query = select(*job_columns).where(*conditions).order_by(jobs.c.ref.desc())
+        rows = connection.execute(query.limit(limit + 1)).all()
         page = page_of([job_of(row) for row in rows], limit)
         return page if page.next or not end else replace(page, next=end)
 
@@ -185,9 +185,9 @@ class JobListQueries:
         if not found:
             return []
         others = (*_indexed(wanted, ""), *_unindexed(replace(wanted, text="")))
-        question = select(*job_columns).where(jobs.c.ref.in_(found), *others)
-        question = question.order_by(jobs.c.ref.desc())
-        return [job_of(row) for row in connection.execute(question)]
+        query = select(*job_columns).where(jobs.c.ref.in_(found), *others)
+        query = query.order_by(jobs.c.ref.desc())
+        return [job_of(row) for row in connection.execute(query)]
 
     def count(self, wanted: Wanted, most: int = 10_000) -> Count:
         """Count the wanted jobs up to ``most``; a search counts those in one window."""
@@ -279,8 +279,8 @@ def _bounds(wanted: Wanted, after: str) -> tuple[str, str]:
 
 def _jobs_at(connection: Connection, refs: list[str]) -> list[Job]:
     """Return these jobs, newest first."""
-    question = select(*job_columns).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref.desc())
-    return [job_of(row) for row in connection.execute(question)] if refs else []
+    query = select(*job_columns).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref.desc())
+    return [job_of(row) for row in connection.execute(query)] if refs else []
 
 
 def _newer_with(connection: Connection, wanted: Wanted, pieces: list[str], than: str) -> Job | None:
@@ -314,10 +314,10 @@ def _refs(wanted: Wanted, low: str = "", high: str = "") -> Select[tuple[str]]:
     """
     if wanted.metadata:
         ref, (first, last) = job_metadata.c.ref, _bounds(wanted, high)
-        question = refs_with_metadata(*wanted.metadata).where(ref >= first, ref < last)
+        query = refs_with_metadata(*wanted.metadata).where(ref >= first, ref < last)
     else:
-        ref, question = jobs.c.ref, select(jobs.c.ref).where(*_indexed(wanted, high))
-    return question.where(ref > low).order_by(ref) if low else question.order_by(ref.desc())
+        ref, query = jobs.c.ref, select(jobs.c.ref).where(*_indexed(wanted, high))
+    return query.where(ref > low).order_by(ref) if low else query.order_by(ref.desc())
 
 
 def _near(wanted: Wanted, low: str, high: str) -> list[ColumnElement[bool]]:

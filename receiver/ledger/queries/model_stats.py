@@ -131,11 +131,11 @@ def _add_deliveries(
         verdict: func.count(case((deliveries.c.verdict == verdict, 1)))
         for verdict in (Decision.DUPLICATE, Decision.REFRESHED)
     }
-    question = select(deliveries.c.ref, func.count(), func.min(called), *counted.values()).where(
+    query = select(deliveries.c.ref, func.count(), func.min(called), *counted.values()).where(
         deliveries.c.ref >= oldest
     )
     for ref, number, first_call, duplicates, refreshed in connection.execute(
-        question.group_by(deliveries.c.ref)
+        query.group_by(deliveries.c.ref)
     ):
         if ref in of:
             stats = of[ref]

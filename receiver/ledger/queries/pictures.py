@@ -32,8 +32,8 @@ class PictureQueries:
 
     def newest(self) -> int:
         """Return the number of the event of the last archived picture, 0 if there is none."""
-        question = select(func.max(events.c.id)).where(events.c.type == EventType.ASSET_ARCHIVED)
-        return self._database.read(lambda connection: connection.execute(question).scalar()) or 0
+        query = select(func.max(events.c.id)).where(events.c.type == EventType.ASSET_ARCHIVED)
+        return self._database.read(lambda connection: connection.execute(query).scalar()) or 0
 
     def endangered(
         self, before: float, limit: int = 100, *, now: float | None = None

@@ -46,9 +46,9 @@ class SetAsideQueries:
             assets.c.state != AssetState.PENDING,
         )
         wanted = [jobs.c.ref.in_(union(crashed, lost)), *([jobs.c.ref < after] if after else [])]
-        question = select(*job_columns).where(*wanted).order_by(jobs.c.ref.desc()).limit(limit + 1)
+        query = select(*job_columns).where(*wanted).order_by(jobs.c.ref.desc()).limit(limit + 1)
         found = self._database.read(
-            lambda connection: [job_of(row) for row in connection.execute(question)]
+            lambda connection: [job_of(row) for row in connection.execute(query)]
         )
         return page_of(found, limit)
 
@@ -56,11 +56,11 @@ class SetAsideQueries:
         """Return deliveries that could not be read, newest first, with numbers below ``before``."""
         names = ("id", "ref", "source", "verdict", "received_at")
         columns = [deliveries.c[name] for name in names]
-        question = select(*columns, func.length(deliveries.c.body).label("size")).where(_UNREADABLE)
-        question = question if before is None else question.where(deliveries.c.id < before)
-        question = question.order_by(deliveries.c.id.desc()).limit(limit)
+        query = select(*columns, func.length(deliveries.c.body).label("size")).where(_UNREADABLE)
+        query = query if before is None else query.where(deliveries.c.id < before)
+        query = query.order_by(deliveries.c.id.desc()).limit(limit)
         return self._database.read(
-            lambda connection: [OddDelivery(**row._mapping) for row in connection.execute(question)]  # noqa: SLF001 - documented
+            lambda connection: [OddDelivery(**row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - documented
         )
 
     def count(self, most: int = 100) -> int:

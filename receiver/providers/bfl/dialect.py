@@ -104,7 +104,7 @@ class Bfl(TaskDialect):
         return [result.get("samples") or result.get("sample")]
 
     def build_poll(self, account: Account, task: Task) -> Request:
-        """Return the question for a task, at the address that BFL gave."""
+        """Return the request for a task, at the address that BFL gave."""
         path = f"/v1/get_result?id={quote(task.provider_id, safe='')}"
         return Request(task.poll_url or task.base_url + path, _authorization(account))
 
@@ -119,7 +119,7 @@ class Bfl(TaskDialect):
         return super().read_poll(account, task, head, body)
 
     def build_check(self, account: Account) -> Request | None:
-        """Return the question for our credits."""
+        """Return the request for our credits."""
         return Request(f"{account.base_url}/v1/credits", _authorization(account))
 
     def read_check(self, head: Head, body: bytes) -> float | None:

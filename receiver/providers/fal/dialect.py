@@ -136,11 +136,11 @@ class Fal(TaskDialect):
         return [value for value in payload.values() if isinstance(value, dict | list)]
 
     def build_poll(self, account: Account, task: Task) -> Request:
-        """Return the question for the status; when it is COMPLETED the result is asked for."""
+        """Return the request for the status; ``read_poll`` then asks for the result."""
         return Request(f"{_request_url(task)}/status", _authorization(account))
 
     def read_poll(self, account: Account, task: Task, head: Head, body: bytes) -> Request | None:
-        """Return the question for the result once the request is completed.
+        """Return the request for the result once the request is completed.
 
         The result of a request that failed has an error status and the reason as ``detail``.
         """
@@ -156,7 +156,7 @@ class Fal(TaskDialect):
         return None
 
     def build_check(self, account: Account) -> Request | None:
-        """Return None: no question to the queue is free of a model."""
+        """Return None: every request to the queue needs a model."""
         return None
 
     def read_check(self, head: Head, body: bytes) -> float | None:
@@ -164,7 +164,7 @@ class Fal(TaskDialect):
         return None
 
     def build_keys(self, account: Account) -> Request | None:
-        """Return the question for fal's public keys."""
+        """Return the request for fal's public keys."""
         return Request(account.keys_url, {})
 
     def read_keys(self, head: Head, body: bytes) -> tuple[str, ...]:

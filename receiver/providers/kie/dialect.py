@@ -151,7 +151,7 @@ class Kie(TaskDialect):
         return list(islice(filter(None, values), 1))
 
     def build_poll(self, account: Account, task: Task) -> Request:
-        """Return the question for a task."""
+        """Return the request for a task."""
         path = f"/api/v1/jobs/recordInfo?taskId={quote(task.provider_id, safe='')}"
         return Request(task.base_url + path, _authorization(account))
 
@@ -169,7 +169,7 @@ class Kie(TaskDialect):
         raise (NoSuchTaskError if is_unknown else ProviderUnavailableError)(words)
 
     def build_check(self, account: Account) -> Request | None:
-        """Return the question for our credits."""
+        """Return the request for our credits."""
         return Request(f"{account.base_url}/api/v1/chat/credit", _authorization(account))
 
     def read_check(self, head: Head, body: bytes) -> float | None:

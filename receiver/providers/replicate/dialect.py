@@ -115,7 +115,7 @@ class Replicate(TaskDialect):
         return list(output.values()) if isinstance(output, dict) else [output]
 
     def build_poll(self, account: Account, task: Task) -> Request:
-        """Return the question for a prediction."""
+        """Return the request for a prediction."""
         path = f"/v1/predictions/{quote(task.provider_id, safe='')}"
         return Request(task.poll_url or task.base_url + path, _authorization(account))
 
@@ -124,7 +124,7 @@ class Replicate(TaskDialect):
         return _authorization(account) if account.may_have_key(url, self.hosts) else {}
 
     def build_check(self, account: Account) -> Request | None:
-        """Return the question for our account."""
+        """Return the request for our account."""
         return Request(f"{account.base_url}/v1/account", _authorization(account))
 
     def read_check(self, head: Head, body: bytes) -> float | None:
@@ -133,7 +133,7 @@ class Replicate(TaskDialect):
         return None
 
     def build_keys(self, account: Account) -> Request | None:
-        """Return the question for the secret of our account's callbacks."""
+        """Return the request for the secret of our account's callbacks."""
         return Request(f"{account.base_url}/v1/webhooks/default/secret", _authorization(account))
 
     def read_keys(self, head: Head, body: bytes) -> tuple[str, ...]:

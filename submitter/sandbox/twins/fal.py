@@ -67,7 +67,7 @@ class FalTwin(Twin):
         }
 
     def polled(self, task: Task, urls: list[str]) -> dict[str, Any]:
-        """Return the status of a request; its result is another question."""
+        """Return the status of a request; its result needs another request."""
         status = "IN_PROGRESS" if task.status == "running" else "COMPLETED"
         return {"status": status, "request_id": task.id, "urls": len(urls)}
 

@@ -72,7 +72,7 @@ class Twin(ABC):
         """Return the body of a callback about a task with this status and these results."""
 
     def polled(self, task: Task, urls: list[str]) -> dict[str, Any]:
-        """Return the answer to a question about a task."""
+        """Return the answer to a poll of a task."""
         return self.report(task, task.status, urls)
 
     @abstractmethod
