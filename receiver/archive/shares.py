@@ -315,7 +315,7 @@ class Shares:
         return max(0, due - stopping)
 
     def figures(self) -> dict[str, object]:
-        """Return what a worker's signs of life say about its downloads."""
+        """Return what a worker's heartbeats say about its downloads."""
         running = self._all()
         held = Counter(party for one in running for party in one.parties)
         most = held.most_common(1)

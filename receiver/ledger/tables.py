@@ -374,7 +374,7 @@ hints = Table(
     Column("body", LargeBinary),  # compared with the provider's own answer later
 )
 
-# Signs of life: each worker process writes its row every few seconds, and deletes it at its end.
+# Heartbeats: each worker process writes its row every few seconds, and deletes it at its end.
 workers = Table(
     "workers",
     metadata,

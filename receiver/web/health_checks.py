@@ -218,7 +218,7 @@ def _busiest(workers: list[WorkerSeen]) -> str:
 
 
 def _workers(figures: Figures) -> tuple[bool, str, dict[str, object]]:
-    """Return whether any worker was heard of lately."""
+    """Return whether any worker sent a heartbeat lately."""
     shown = [
         {
             "host": worker.host,
@@ -232,7 +232,7 @@ def _workers(figures: Figures) -> tuple[bool, str, dict[str, object]]:
         for worker in figures.workers
     ]
     ok = any(worker.is_alive for worker in figures.workers)
-    text = "ok" if ok else f"no worker was heard of for {ALIVE_FOR:.0f} s: {NO_WORKER_REMEDY}"
+    text = "ok" if ok else f"no worker sent a heartbeat for {ALIVE_FOR:.0f} s: {NO_WORKER_REMEDY}"
     return ok, text, {"workers": shown}
 
 

@@ -165,7 +165,7 @@ def _of_disks(disks: list[DiskSpace]) -> Iterable[GaugeMetricFamily]:
 def _of_workers(workers: list[WorkerSeen]) -> Iterable[GaugeMetricFamily]:
     yield GaugeMetricFamily(
         "receiver_workers",
-        "Workers of this ledger that were heard of lately.",
+        "Workers of this ledger that sent a heartbeat lately.",
         sum(worker.is_alive for worker in workers),
     )
 

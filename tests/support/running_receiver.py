@@ -142,7 +142,7 @@ class RunningReceiver:
     def die_answering(self) -> FinishedTask | None:
         """Kill the process that answers; return the task whose report it stored and not answered.
 
-        Return None if another one was killed, because it committed first: a worker's sign of life.
+        Return None if another one was killed, because it committed first: a worker's heartbeat.
         """
         finished = self.finished_task()
         until(self.is_idle, what="that no other work commits")
