@@ -17,8 +17,8 @@ from submitter.sandbox.fields import field_faults
 from submitter.sandbox.request import Kind, RefusedError, Reply, TaskRequest, read_request
 from submitter.sandbox.runner import Runner
 from submitter.sandbox.spelling import submit_answer
+from submitter.sandbox.stand_ins.routes import StandInRoutes, StandIns
 from submitter.sandbox.tasks import Task
-from submitter.sandbox.twins.routes import TwinRoutes, Twins
 
 _LEGACY = {
     "/v1/draw/completions": Kind.IMAGE,
@@ -62,7 +62,7 @@ def create_app(
     access: AccessRules,
     script: Mapping[str, Any],
     stopping: threading.Event,
-    twins: Twins,
+    stand_ins: StandIns,
 ) -> Flask:
     """Return the WSGI application; its environ must hold CONNECTION.
 
@@ -104,7 +104,7 @@ def create_app(
     _add_files(app, runner, stopping)
     _add_credits(app, runner, access)
     control.add_routes(app, runner)
-    TwinRoutes(runner, twins, script, access.accepts, stopping).add(app)
+    StandInRoutes(runner, stand_ins, script, access.accepts, stopping).add(app)
     return app
 
 

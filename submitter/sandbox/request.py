@@ -48,7 +48,7 @@ class RefusedError(Exception):
 
 
 class OtherProvider(Protocol):
-    """A stand-in for another provider, as tasks know it: ``Twin`` in ``twins``."""
+    """A stand-in for another provider, as tasks know it: ``StandIn`` in ``stand_ins``."""
 
     lifetime: ClassVar[float]  # of its URLs, in seconds
     pauses: ClassVar[tuple[float, ...]]  # seconds before each repetition of a callback
@@ -72,7 +72,7 @@ class TaskRequest:
     width: int
     height: int
     script: Script
-    twin: OtherProvider | None = None  # that it was posted to, in place of GRSAI
+    stand_in: OtherProvider | None = None  # that it was posted to, in place of GRSAI
 
     @property
     def form(self) -> Format:

@@ -13,8 +13,8 @@ from submitter.sandbox.connection import Server
 from submitter.sandbox.files import Files
 from submitter.sandbox.runner import Runner
 from submitter.sandbox.script import LIFETIME, Script
+from submitter.sandbox.stand_ins.routes import StandIns
 from submitter.sandbox.tasks import Tasks
-from submitter.sandbox.twins.routes import Twins
 
 
 class Sandbox:
@@ -60,10 +60,10 @@ class Sandbox:
             looks,
         )
         self._runner = Runner(Tasks(keep_tasks), files, threads, callback_timeout)
-        self.twins = Twins.at((public_url or self.url).rstrip("/"))
+        self.stand_ins = StandIns.at((public_url or self.url).rstrip("/"))
         access = AccessRules(keys, unknown_models)
         self._server.start(
-            create_app(self._runner, access, dict(script or {}), self._stopping, self.twins)
+            create_app(self._runner, access, dict(script or {}), self._stopping, self.stand_ins)
         )
 
     def __enter__(self) -> Self:
@@ -100,9 +100,9 @@ class Sandbox:
     def signed(self, task_id: str) -> tuple[bytes, dict[str, str]]:
         """Return body and headers of the callback about a task of another provider than GRSAI."""
         task = self._runner.tasks.get(task_id)
-        if task is None or task.request.twin is None:
+        if task is None or task.request.stand_in is None:
             raise KeyError(task_id)
-        return task.request.twin.callback(task, self._runner.files, "final")
+        return task.request.stand_in.callback(task, self._runner.files, "final")
 
     def stats(self) -> dict[str, int]:
         """Return the statistics as GET /sandbox/stats does."""

@@ -44,7 +44,7 @@ class Harness:
             "PUBLIC_URL": f"http://127.0.0.1:{port.number}",
             "POLL_AFTER": "3",  # so that a callback comes first
             "POLL_INTERVAL": "0.3",
-            **sandbox.twins.environ("any"),
+            **sandbox.stand_ins.environ("any"),
             **environ,
         }
         migrated_file(folder / "data" / "ledger.sqlite3")

@@ -33,14 +33,14 @@ FOREIGN_URL = "https://foreign.example/not-the-picture.png"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A submit as a twin reads it: the model, the fields of the job, and where callbacks go."""
+    """A submit as a stand-in reads it: the model, the fields of the job, and where callbacks go."""
 
     model: str
     fields: Mapping[str, Any]
     webhook: str | None
 
 
-class Twin(ABC):
+class StandIn(ABC):
     """A provider. ``url`` is where it is served; ``lifetime`` is that of its URLs, in seconds.
 
     ``pauses`` are the seconds before each repetition of a callback that was not answered 2xx.
@@ -111,7 +111,7 @@ class Twin(ABC):
             width=width,
             height=height,
             script=own,
-            twin=self,
+            stand_in=self,
         )
 
     def callback(self, task: Task, files: Files, kind: str) -> tuple[bytes, dict[str, str]]:
