@@ -2,8 +2,8 @@
 
 While others wait, one job or one host may hold a quarter of the threads. One that is alone may hold
 all of them; when others come, slow downloads above the quarter are interrupted. Some threads are
-for first attempts only. If all threads are held by slow downloads of many jobs and hosts, those are
-interrupted that are slower than their size and the backlog allow.
+for first attempts only. If slow downloads of many jobs and hosts hold all threads, some are
+interrupted: those that are slower than their size and the backlog allow.
 """
 
 import threading
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 # The part of the threads that one job or host may hold while others wait; as many are for first
 # attempts.
 SHARE = 4
-# Seconds between two looks for work that waits.
+# Seconds between two checks for work that waits.
 LOOK_INTERVAL = 1.0
 # Seconds that a download runs at least, and that one may last that is not interrupted.
 MIN_SECONDS, ENDS_SOON = 2.0, 5.0
@@ -36,7 +36,7 @@ ALLOWED, ALLOWED_LEAST = 60.0, 15.0
 MOST_DOUBLINGS = 6
 # Bytes of a download whose size is not known, at least.
 SMALL = 256 * 1024
-# So many times slower than the fastest one, a download is slow whatever the line can carry.
+# A download this many times slower than the fastest one is slow, whatever the line can carry.
 OUTLIER = 8
 # Seconds without the end of a download after which the slowest are interrupted all the same.
 STUCK = 10.0
@@ -45,7 +45,7 @@ STUCK_AT_ONE_HOST, ALLOWED_AT_ONE_HOST = 30.0, 120.0
 # Seconds that the job and the host of an interrupted download have no share of their own: all of
 # these together may hold a quarter of the threads while others wait.
 REMEMBERED = 300.0
-# Each so many claims the deadline alone counts, so that later attempts have their turn.
+# In one of this many claims only the deadline counts, so that later attempts have their turn.
 TURNS = 8
 
 
@@ -134,7 +134,7 @@ class Shares:
         self.interrupted = 0
 
     def claim(self, limit: int) -> list[Claimed[Asset]]:
-        """Claim due assets for so many free threads, a quarter of the threads at a time."""
+        """Claim due assets for these free threads, a quarter of the threads at a time."""
         claimed: list[Claimed[Asset]] = []
         while (wanted := min(limit - len(claimed), self._quota)) > 0:
             more = self._claim(wanted)
@@ -188,10 +188,10 @@ class Shares:
             return self._slow.parties(self._clock())
 
     def _avoided(self, running: list[Running]) -> list[Avoided]:
-        """Return whose assets are claimed only if there are no others, the strictest first.
+        """Return the parties whose assets are claimed only if there are no others, strictest first.
 
-        If all who wait hold their share, hosts may have more than it, then jobs, and at last who
-        was slow, because no thread is to be idle.
+        If every waiting job and host holds its share, hosts may have more than their share, then
+        jobs, and at last slow sources, because no thread should be idle.
         """
         if self._clock() < self._alone_until:
             return []
@@ -268,7 +268,8 @@ class Shares:
         elsewhere = self._waiting(running, longest[0].parties)
         allowed = max(ALLOWED_LEAST, ALLOWED * self._threads / max(waiting, self._threads))
         stuck = self._clock() - self._ended_at
-        # Of one host all may be slow because our line is: then only what is very slow.
+        # If only one host is served, all its downloads may be slow because our line is. Then only
+        # very slow ones are interrupted.
         least = allowed if elsewhere and stuck > STUCK else ALLOWED_AT_ONE_HOST
         is_stuck = stuck > (STUCK if elsewhere else STUCK_AT_ONE_HOST)
         late = [
@@ -350,12 +351,12 @@ def _key(claimed: Claimed[Asset]) -> tuple[str, str, int]:
 
 
 def _allowed_factor(one: Running) -> int:
-    """Return how many times longer it may last than at its first attempt."""
+    """Return how many times longer a download may last than at its first attempt."""
     return int(2 ** min(one.asset.attempts - 1, MOST_DOUBLINGS))
 
 
 def _expected_seconds(progress: Progress) -> float:
-    """Return how long a download lasts in all, by its pace and size so far."""
+    """Return how many seconds a download will last in all, by its pace and size so far."""
     size = max(progress.announced or 2 * progress.received, SMALL)
     left = size - progress.received
     return progress.seconds + left / progress.pace if progress.pace else float("inf")

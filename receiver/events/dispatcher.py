@@ -166,7 +166,7 @@ class Dispatcher:
             log.warning("event claim lost", event_number=claimed.row.event)
 
     def send_test(self, transport: Transport | None = None) -> DestinationAnswer:
-        """Send a test event once, beside all that waits; nothing is recorded in the ledger.
+        """Send a test event once, whatever events wait; nothing is recorded in the ledger.
 
         ``transport`` replaces the destination's own.
         """

@@ -1,7 +1,7 @@
 """Ends jobs together with their last assets, many jobs at once.
 
-This is the ordinary end of a job. Whatever is not as it was when its end was prepared is left to
-``Assets.finish``, which looks at one asset after the other.
+This is the ordinary end of a job. If a job has changed since its end was prepared, it is left to
+``Assets.finish``, which handles one asset after the other.
 """
 
 from collections import defaultdict
@@ -68,10 +68,10 @@ _END_JOBS = ManyRows(
 
 
 def end_jobs(connection: Connection, finishes: Sequence[Finish]) -> list[bool | None]:
-    """End assets with their jobs. Return True for each that has ended, None for the others.
+    """End assets together with their jobs; return True for each that has ended, else None.
 
-    Those are assets that are not the last ones of their jobs, or are no longer ours, and jobs that
-    an operator reopened after their end was prepared.
+    None is for an asset that is not the last one of its job, or is no longer ours, and for a job
+    that an operator reopened after its end was prepared.
     """
     refs = [one.ref for one in finishes if one.end]
     jobs, pending = select_each(connection, [LOCK_JOBS, _LOCK_PENDING], refs) if refs else ([], [])

@@ -2,8 +2,8 @@
 
 The jobs submitted in the same half-hour are summed up once it is ``SETTLED`` seconds old. From then
 on a trigger of the table ``jobs`` records every change, insertion and deletion of these jobs in
-``changed_jobs``, whichever process makes it, until the half-hour is summed up again. Who reads
-totals counts the other jobs directly: the newest, and those of half-hours with recorded changes.
+``changed_jobs``, until the half-hour is summed up again. Readers of totals count the other jobs
+directly: the newest ones, and those of half-hours with recorded changes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,7 +52,7 @@ job_totals = Table(
     Column("state", Text, primary_key=True),
     Column("reason", Text, primary_key=True),  # "" without
     Column("jobs", BigInteger, nullable=False),
-    # Asked for; a job whose request does not say a number counts as one.
+    # Pictures asked for; a job whose request names no number counts as one.
     Column("pictures", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -69,7 +69,7 @@ changed_jobs = Table(
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """How many jobs have all of this in common, and how many pictures they asked for."""
+    """How many jobs share these values, and how many pictures they asked for."""
 
     provider: str
     model: str
@@ -79,7 +79,7 @@ class Total:
     pictures: int
 
     def __add__(self, other: "Total") -> "Total":
-        """Return the total of both, which have the rest in common."""
+        """Return the sum of two totals that share their other values."""
         both = (self.jobs + other.jobs, self.pictures + other.pictures)
         return Total(self.provider, self.model, self.state, self.reason, *both)
 

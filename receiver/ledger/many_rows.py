@@ -20,8 +20,8 @@ from receiver.ledger.tables import job_columns
 class ManyRows:
     """One statement for many rows of values, run once for all of them.
 
-    Running it for each row would take longer: each run gives up Python's interpreter lock, and with
-    sixteen busy threads it takes milliseconds to get it back. SQLite's statement goes straight to
+    Running it for each row would take longer: each run releases Python's interpreter lock, and with
+    sixteen busy threads it takes milliseconds to get it again. SQLite's statement goes straight to
     the driver, which takes a third of the time. ``{values}`` in it stands for the rows; their
     columns are called ``column1``, ``column2`` and so on. PostgreSQL takes an array per column.
     """

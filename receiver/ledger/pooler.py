@@ -1,7 +1,7 @@
 """Poolers before PostgreSQL, such as PgBouncer: they must keep a session for each connection.
 
 In transaction mode every transaction may run in another session. Then notifications (LISTEN) do not
-arrive, and the locks by which workers know of each other have no owner.
+arrive, and the locks that show which workers are alive are lost.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
-"""A connection to PostgreSQL that notices that an answer is lost although nothing was closed.
+"""A connection to PostgreSQL that notices a lost answer although no connection was closed.
 
-A network that drops bytes, or a proxy that forgets a connection, would let a thread wait for ever:
-TCP's keepalives are answered by the proxy, and a limit for every statement would end those that
-take long for good reasons. So after some seconds of silence another connection asks the server
-whether it is still working on our statement.
+If a network drops bytes, or a proxy forgets a connection, a thread could wait for ever. TCP
+keepalives do not help, because the proxy answers them. A time limit for every statement would end
+those that take long for good reasons. So after some seconds without data, another connection asks
+the server whether it still works on our statement.
 """
 
 import time
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# Seconds of silence until the server is asked, and then between two queries.
+# Seconds without data until the server is asked, and then between two checks.
 _SILENCE = 2.0
 _WAIT_INTERVAL = 0.1
 
@@ -30,7 +30,7 @@ class WatchedConnection(psycopg.Connection[Any]):
 
     @classmethod
     def open(cls, arguments: dict[str, Any], *, autocommit: bool = False) -> Self:
-        """Connect; a pooler knows our session by another number, so the server is asked for it."""
+        """Connect. A pooler shows another number of our session, so ask the server for it."""
         connection = cls.connect(**{**arguments, "autocommit": True})
         row = connection.execute("SELECT pg_backend_pid()").fetchone()
         connection.autocommit = autocommit
@@ -63,7 +63,10 @@ class WatchedConnection(psycopg.Connection[Any]):
             return end.value  # type: ignore[no-any-return]  # what the generator returns
 
     def _require_working(self) -> None:
-        """Ask the server about our session; without an answer nothing is known, so wait on."""
+        """Raise OperationalError if the server does not work on our statement.
+
+        If the server cannot be asked, nothing is known, and the wait goes on.
+        """
         query = "SELECT state FROM pg_stat_activity WHERE pid = %s"
         try:
             with _BriefConnection.connect(**self._arguments) as other:
@@ -81,7 +84,7 @@ class WatchedConnection(psycopg.Connection[Any]):
 
 
 class _BriefConnection(psycopg.Connection[Any]):
-    """Gives up after some seconds without an answer."""
+    """Raises an error after some seconds without an answer."""
 
     def wait(
         self, gen: Generator[Any, Any, T], interval: float = _WAIT_INTERVAL, *_: Any, **__: Any

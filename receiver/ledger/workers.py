@@ -66,7 +66,7 @@ class Workers:
         self._now = now
 
     def begin(self, worker: Worker, *, alone: bool) -> None:
-        """Insert the row of a worker; delete those of workers that died long ago.
+        """Insert the row of a worker; delete the rows of workers that ended long ago.
 
         ``alone``: no other worker can be alive.
         """

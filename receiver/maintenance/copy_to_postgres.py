@@ -1,7 +1,7 @@
 """Copying the ledger of one machine to PostgreSQL, repeatedly, until both are equal.
 
-Each run makes the copy equal to the original as it is then. The first run may take long while the
-service works; the last one, with the service stopped, finds few changes. Every batch is a
+Each run makes the copy equal to the current original. The first run may take long, while the
+service works. The last run, with the service stopped, finds few changes. Every batch is a
 transaction, so a run that was killed is simply repeated. The copy is marked until ``finish``, and
 ``schema.require_current`` refuses a marked ledger, so no service uses it too early.
 """

@@ -121,8 +121,8 @@ def _undelivered(connection: Connection, refs: Sequence[str]) -> set[tuple[str, 
 
 def _with_newest_numbers(connection: Connection) -> set[str]:
     # SQLite numbers a new row after the highest number in the table. If that row were removed, its
-    # number would be used again, and readers that are past it (a destination's cursor, a listener's
-    # file) would never see the new event.
+    # number would be used again. Readers that have passed the number (a destination's cursor, a
+    # listener's file) would never see the new event.
     newest = [
         select(table.c.ref).order_by(table.c.id.desc()).limit(1)
         for table in (events, deliveries, attempts)
@@ -144,7 +144,7 @@ def _forget(connection: Connection, refs: Sequence[str]) -> None:
 
 def _prune_bodies(connection: Connection, before: float, after: str) -> tuple[int, str]:
     refs = connection.execute(_over(before, after)).scalars().all()
-    # An unreadable body stays: it can be replayed when the bug that it met is fixed.
+    # An unreadable body stays: it can be replayed when our bug is fixed.
     full = (
         deliveries.c.ref.in_(refs)
         & (func.length(deliveries.c.body) > 0)

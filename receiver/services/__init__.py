@@ -43,8 +43,8 @@ from receiver.worker.heartbeat import heartbeat
 from receiver.worker.notifier import Notifier
 from receiver.worker.process import WorkerProcess, is_working
 
-# Threads that poll and expire jobs, and as many that conclude them; they mostly wait for a
-# provider or the archive.
+# Threads that poll and expire jobs; the same number concludes jobs. They mostly wait for a provider
+# or the archive.
 JOB_THREADS = 8
 HINT_THREADS = 1
 # Work that may have crashed a worker runs one at a time, so that a crash has only one suspect.
@@ -142,7 +142,7 @@ class Services(Sending):
 
     @cached_property
     def operator(self) -> Operator:
-        """What people can do by hand."""
+        """What an operator can do."""
         return Operator(
             self.database, self.inbox, self.assets, self.quarantine, self.timing, self.now
         )

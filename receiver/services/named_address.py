@@ -1,4 +1,4 @@
-"""Asking an address that a provider named in an answer: only public ones, as for downloads."""
+"""Requests to an address that a provider named in an answer; only public ones, as for downloads."""
 
 import time
 
@@ -14,7 +14,7 @@ _TIMEOUT, _STALL = 60.0, 15.0
 
 
 def ask_named_address(client: HttpClient, request: Request) -> ProviderAnswer:
-    """Send a GET and return the answer; redirects are not followed, they would take our key along.
+    """Send a GET and return the answer; redirects are not followed, because they would get our key.
 
     Raise ProviderUnavailableError.
     """

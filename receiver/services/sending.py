@@ -1,4 +1,4 @@
-"""What is sent about jobs: the job objects that everybody is shown, and their events."""
+"""Job objects, which all readers are shown, and the parts that send events."""
 
 import time
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Sending(Opening):
 
     @cached_property
     def job_objects(self) -> JobObjects:
-        """The job objects that everybody is shown."""
+        """The job objects that all readers are shown."""
         return JobObjects(self.queries, self.redactor, self.links.lasting)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""An answer that costs a question to a remote part: asked in the background, given at once.
+"""The last answer of a remote part, returned at once; a thread asks the question again.
 
 A health check must never slow the service down. If the ledger or the archive hangs, the questions
 of any number of probers must not occupy the threads that callbacks need.
@@ -14,7 +14,7 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-# Seconds that the caller who starts a question waits for its answer.
+# Seconds that the caller which starts a question waits for its answer.
 LIMIT = 2.0
 
 T = TypeVar("T")
@@ -24,8 +24,8 @@ T = TypeVar("T")
 class LastAnswer(Generic[T]):
     """The last answer to a question: a value or an error, and its age in seconds.
 
-    All three are None before the first answer. ``late``: the question was asked again, and that has
-    had no answer for ``LIMIT`` seconds.
+    All three are None before the first answer. ``late``: the question was asked again, and has had
+    no answer for ``LIMIT`` seconds.
     """
 
     value: T | None
@@ -35,7 +35,7 @@ class LastAnswer(Generic[T]):
 
 
 class BackgroundValue(Generic[T]):
-    """A value that a thread of its own asks for, when it is wanted and older than ``lifetime``.
+    """A value that a separate thread asks for when it is wanted and older than ``lifetime``.
 
     There is one such thread at a time. The caller that starts it waits up to ``limit`` seconds, all
     others get the last answer at once. So a question that hangs delays one caller, once. ``name``
@@ -72,7 +72,7 @@ class BackgroundValue(Generic[T]):
         return self.wait(None, 0.0)
 
     def start(self) -> Event | None:
-        """Start to ask if it is time; return what is set with the answer, or None."""
+        """Start to ask if it is time; return the Event that the answer sets, or None."""
         if not self._is_due():
             return None
         answered = Event()

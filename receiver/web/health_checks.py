@@ -28,7 +28,7 @@ LIFETIMES = {"ledger": 1.0, "archive": 10.0, "figures": 5.0, "disk": 5.0}
 WORK_WAITS, EVENTS_WAIT = 120.0, 1800.0
 # Seconds after which a file that waits for a download thread is starving.
 STARVES = 30.0
-# Everybody may read these texts: they say no more than who does not answer.
+# These texts are public: they only say which part does not answer.
 _NO_ANSWER = f"no answer within {LIMIT:.0f} s"
 _LEDGER_UNUSABLE = "the ledger cannot be used now; the log says why"
 
@@ -90,12 +90,12 @@ class HealthChecks:
         return self._checks(ask_all(self._questions))
 
     def known_faults(self) -> dict[str, Check]:
-        """Return the parts of which it is known that they are not well; waits for nothing."""
+        """Return the parts that are known not to be well, without waiting."""
         checks = self._checks([question.peek() for question in self._questions])
         return {name: check for name, check in checks.items() if check.is_fault}
 
     def read_faults(self) -> dict[str, Check]:
-        """Return the same of those parts that can be checked without writing anything."""
+        """Return the parts that are not well, of those that can be checked without a write."""
         figures, disk = self._figures.peek(), self._disk.peek()
         checks = {**self._of_figures(figures), "disk": _disk_check(disk, figures)}
         return {name: check for name, check in checks.items() if check.is_fault}
@@ -207,7 +207,7 @@ def _work(figures: Figures) -> tuple[bool, str, dict[str, object]]:
 
 
 def _busiest(workers: list[WorkerSeen]) -> str:
-    """Return who holds most threads of each worker, for people."""
+    """Return in words which job or host holds most threads of each worker."""
     found = [worker.report.get("downloads") for worker in workers if worker.is_alive]
     texts = [
         f"; {one['most_held_by']} holds {one['most_held']} of {one['threads']} threads"
@@ -245,7 +245,7 @@ def _secrets(figures: Figures) -> tuple[bool, str, dict[str, object]]:
 
 
 def _accounts(figures: Figures) -> tuple[bool, str, dict[str, object]]:
-    """Return whether the genuine callbacks about our tasks are of the accounts that we expect."""
+    """Return whether the genuine callbacks about our tasks name the accounts that we expect."""
     shown = [
         {"provider": one.provider, "user_id": one.user_id, "at": timestamp(one.at)}
         for one in figures.mismatches

@@ -30,7 +30,7 @@ def process_metrics() -> bytes:
 class LedgerMetrics:
     """Gauges that are read from the ledger, at most once in their lifetime.
 
-    One that the ledger does not answer now is left out: an old value would hide that.
+    A gauge that cannot be read now is left out: an old value would hide the failure.
     """
 
     def __init__(self, services: Services) -> None:

@@ -53,5 +53,5 @@ def _run(
         except Exception:
             log.exception("heartbeat failed unexpectedly")
     if begun:
-        with suppress(LedgerError):  # then it is missed a little later
+        with suppress(LedgerError):  # then it counts as missing a little later
             workers.end(worker)

@@ -1,8 +1,8 @@
 """The worker process.
 
 With SQLite there is one per DATA_DIR, and it takes over the claims of a dead predecessor. With
-PostgreSQL there may be any number; each has a place of its own in its DATA_DIR. The claims of a
-dead worker are taken over by the next worker in its place, or within seconds by any other.
+PostgreSQL there may be any number, and each has its own place in its DATA_DIR. The claims of a dead
+worker are taken over by the next worker in its place, or within seconds by any other.
 """
 
 import os
@@ -143,7 +143,9 @@ def _lock_file(path: Path) -> IO[bytes]:
 def _replace_number(lock_file: int, number: int) -> list[int]:
     """Write a worker's number into its lock file; return the number that was there, if any."""
     before = os.pread(lock_file, 20, 0)
-    with suppress(OSError):  # the disk is full; other workers will notice our death all the same
+    with suppress(
+        OSError
+    ):  # the disk is full; other workers notice the end of this one in any case
         os.ftruncate(lock_file, 0)
         os.write(lock_file, str(number).encode())
     return [int(before)] if before.isdigit() else []

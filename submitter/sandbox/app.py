@@ -123,7 +123,7 @@ def _refused(error: RefusedError, *, newer: bool) -> ResponseReturnValue:
 
 
 def _not_accepted(task_request: TaskRequest) -> Response | None:
-    """Return the answer of a script by which the submit is neither accepted nor plainly refused."""
+    """Return the answer if the script neither accepts nor plainly refuses the submit, else None."""
     script = task_request.script
     if script.answer.mode == "redirect":
         return Response(status=302, headers={"Location": script.answer.to})

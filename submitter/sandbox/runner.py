@@ -1,4 +1,4 @@
-"""The life of a task: it is accepted, runs for its delay, ends as its script says, is reported."""
+"""Runs tasks: each is accepted, runs for its delay, ends as its script says, and is reported."""
 
 import time
 from functools import partial
@@ -89,7 +89,7 @@ class Runner:
                 for index in range(request.variants)
             ]
             task.status = "succeeded"
-            if request.stand_in:  # its URLs live from now on, whenever they are asked for
+            if request.stand_in:  # its URLs are valid from now on, whenever they are requested
                 for file in task.files:
                     self.files.url(file)
         task.finished_at = time.time()

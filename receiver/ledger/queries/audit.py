@@ -42,8 +42,8 @@ def audit(connection: Connection, since: str = "") -> Audit:
     """Count the jobs in one way and what became of them in another, and compare.
 
     Ends are counted by the events that announced them, the other jobs by their ``due_at``. With
-    ``since``, only jobs with this ref or a later one are examined like that: of the jobs before it,
-    a final state counts as an end.
+    ``since``, only jobs from this ref on are examined like that; for earlier jobs a final state
+    counts as an end.
     """
     examined = jobs.c.ref >= since
     numbers = count_by_state(connection) if since else _by_state(connection)
@@ -58,7 +58,7 @@ def audit(connection: Connection, since: str = "") -> Audit:
     in_flight = _count(connection, jobs.c.due_at.isnot(None))
     violations = _violations(since)
     if all(announced[state, state] == found[state] for state in FINAL_STATES):
-        del violations[_ANNOUNCED]  # all are: searching for those that are not reads all events
+        del violations[_ANNOUNCED]  # usually all are; a search for the others would read all events
     broken = {
         invariant: refs
         for invariant, condition in violations.items()

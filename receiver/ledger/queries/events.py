@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 # Counts end here; a higher number would not help anyone who reads it.
 MOST_COUNTED = 10_000
-# The success rate is that of a destination's newest deliveries, so many at most.
+# The success rate is computed from this many of a destination's newest deliveries.
 RECENT = 1000
 
 
@@ -42,10 +42,10 @@ class Recent:
 class DestinationStatus:
     """The deliveries of one destination; counts end at 10,000, times are epoch seconds.
 
-    ``not_handed`` are events without a delivery yet (many only if no worker serves the
-    destination), ``waiting`` are pending deliveries, ``due_since`` is when the first of them became
-    due. ``failing`` are those of the waiting ones whose last attempt failed. ``oldest_at`` is when
-    the oldest event happened that is neither delivered nor set aside. ``attempts`` and
+    ``not_handed`` are events without a delivery yet; there are many only if no worker serves the
+    destination. ``waiting`` are pending deliveries, and ``due_since`` is when the first of them
+    became due. ``failing`` are those of the waiting ones whose last attempt failed. ``oldest_at``
+    is when the oldest event happened that is neither delivered nor set aside. ``attempts`` and
     ``last_error`` are those of the oldest failing delivery, or else of the newest one set aside.
     """
 
@@ -126,7 +126,7 @@ class EventQueries:
         )
 
     def set_aside(self, after: int = 0, limit: int = 100) -> list[EventDelivery]:
-        """Return deliveries that were given up, oldest event first, after the event ``after``."""
+        """Return deliveries that were set aside, oldest event first, after the event ``after``."""
         query = select(sendings).where(sendings.c.state == SET_ASIDE, sendings.c.event > after)
         query = query.order_by(sendings.c.event, sendings.c.destination).limit(limit)
         return self._read(
@@ -180,8 +180,8 @@ def _status(connection: Connection, name: str) -> DestinationStatus:
 def _oldest_at(connection: Connection, name: str) -> float | None:
     """Return when the oldest event happened that is neither delivered nor set aside.
 
-    That is the oldest failing one, the one that is due first (those that were not tried yet become
-    due in their order), or the first one behind the cursor.
+    It is one of three: the oldest failing one; the one that is due first, because those that were
+    not tried yet become due in their order; or the first one behind the cursor.
     """
     mine = select(sendings.c.event).where(sendings.c.destination == name)
     first_due = mine.where(sendings.c.due_at.isnot(None)).order_by(sendings.c.due_at).limit(1)

@@ -1,9 +1,9 @@
 """Lists of jobs, fast with millions of jobs: pages by key, never by offset.
 
 A text is looked up in the index of texts; a ref, a provider's id and a caller's key have indexes of
-their own. What no index finds (a text of one or two letters, model and state together) is searched
-for in one window of the newest rows; the page says where that ended, and the next request continues
-there. A ref contains its time, so a period is a range of refs.
+their own. Some conditions have no index: a text of one or two letters, or model and state together.
+For them one window of the newest rows is searched. The page says where the window ended, and the
+next request continues there. A ref contains its time, so a period is a range of refs.
 """
 
 import re
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 # Rows that one search reads at most, and those that the index of texts finds, which cost more.
 WINDOW, CANDIDATES = 20_000, 8000
-# Of the latter: rows that are read first, and those that are read or counted at once.
+# With the index of texts: rows that are read first, and rows that are read or counted at once.
 _PORTION, _COUNTED = 200, 2000
-# What may be a part of a ref or of a provider's id, which the index of texts does not have.
+# Texts that may be a part of a ref or of a provider's id, which are not in the index of texts.
 _ID = re.compile(r"[!-~]+")
 _IDS = ("ref", "provider_id")
 _TEXTS = (*_IDS, "model", "prompt", "key", "batch")
@@ -60,7 +60,7 @@ class Wanted:
 class Page:
     """Some jobs, newest first; ``next`` is the ref to continue after, None at the end.
 
-    A search may return less than a full page, even none, and still not be at the end.
+    A search may return a short or empty page before the end.
     """
 
     jobs: list[Job]

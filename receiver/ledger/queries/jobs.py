@@ -26,7 +26,7 @@ T = TypeVar("T")
 REF_LENGTH = 26
 
 
-# Every job that ends asks for these.
+# Read for every job that ends.
 _RECORD = (
     f"SELECT {names(job_columns)}, params, metadata FROM jobs WHERE ref {{of_refs}}",  # noqa: S608 - names of columns
     f"SELECT {names(assets.columns)} FROM assets WHERE ref {{of_refs}} ORDER BY idx",  # noqa: S608 - as above
@@ -105,7 +105,7 @@ class JobQueries:
 
     def refs_beginning(self, text: str, limit: int) -> list[str]:
         """Return the refs that begin with these characters in upper case, the first ``limit``."""
-        # A range, because no index of every collation finds LIKE.
+        # A range, because LIKE uses no index with some collations.
         last = jobs.c.ref <= text.ljust(REF_LENGTH, "Z")
         query = select(jobs.c.ref).where(jobs.c.ref >= text, last).order_by(jobs.c.ref)
         found = self._read(
@@ -132,7 +132,7 @@ class JobQueries:
         return self._jobs(query.limit(limit))
 
     def newest_key(self, prefix: str, since: str) -> str | None:
-        """Return the key of the newest job after the ref ``since`` whose key begins so."""
+        """Return the newest key that begins with ``prefix``, of jobs after the ref ``since``."""
         query = select(jobs.c.key).where(
             jobs.c.ref > since, jobs.c.key.startswith(prefix, autoescape=True)
         )
@@ -148,7 +148,7 @@ class JobQueries:
         return self._read(lambda connection: connection.execute(query).scalar()) or "{}"
 
     def requests(self, refs: Sequence[str]) -> dict[str, ShownRequest]:
-        """Return what is shown of the requests of some hundred jobs."""
+        """Return what is shown of the requests of a few hundred jobs."""
         query = select(jobs.c.ref, _SHOWN, jobs.c.metadata, jobs.c.webhook)
         query = query.where(jobs.c.ref.in_(refs))
         found = self._read(lambda connection: connection.execute(query).all())
@@ -185,7 +185,7 @@ class JobQueries:
         return self._read(work)
 
     def states(self, refs: Sequence[str]) -> dict[str, tuple[JobState, Reason | None]]:
-        """Return state and reason of some hundred jobs; unknown refs are left out."""
+        """Return state and reason of a few hundred jobs; unknown refs are left out."""
         query = select(jobs.c.ref, jobs.c.state, jobs.c.reason).where(jobs.c.ref.in_(refs))
         found = self._read(lambda connection: connection.execute(query).all())
         return {ref: (JobState(state), Reason(why) if why else None) for ref, state, why in found}
@@ -238,7 +238,7 @@ class JobQueries:
     # Due work.
 
     def oldest_due(self, now: float) -> float | None:
-        """Return since when the oldest due row waits for a worker; None if none waits."""
+        """Return the time since which the oldest due row waits for a worker; None if none waits."""
         return self._read(lambda connection: claims.oldest_due(connection, now))
 
     def starving(self, due_before: float) -> int:

@@ -40,7 +40,7 @@ class ModelStats:
     to_callback: list[float] = field(default_factory=list)
     # From the arrival of a URL until its picture was archived.
     to_archive: list[float] = field(default_factory=list)
-    # What was left of a URL's life when its picture was archived.
+    # Seconds until its URL would have expired, when a picture was archived.
     life_left: list[float] = field(default_factory=list)
     lifetime: float | None = None  # of the newest URL
     files: int = 0  # archived ones

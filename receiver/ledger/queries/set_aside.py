@@ -10,7 +10,7 @@ from receiver.ledger.rows import job_of
 from receiver.ledger.tables import assets, deliveries, job_columns, jobs
 from receiver.model import AssetState
 
-# A part of the message of everything that was given up after repeated crashes.
+# A part of the message of everything that was set aside after repeated crashes.
 SET_ASIDE = "set aside"
 # Written as text: SQLite uses a partial index only for exactly its condition.
 _UNREADABLE = and_(text("verdict = 'unreadable'"), deliveries.c.dismissed_at.is_(None))
@@ -35,7 +35,7 @@ class SetAsideQueries:
         self._database = database
 
     def jobs(self, after: str = "", limit: int = 50) -> Page:
-        """Return jobs that were given up because they or an asset kept crashing workers.
+        """Return jobs that were set aside because they or an asset kept crashing workers.
 
         Newest first, after the ref ``after``.
         """

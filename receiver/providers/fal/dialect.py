@@ -55,7 +55,7 @@ class Fal(TaskDialect):
     url_lifetime = URL_LIFETIME
 
     def mistakes(self, submission: Submission) -> list[str]:
-        """Refuse what would leave fal without the pictures, if the callback is lost."""
+        """Refuse options with which fal keeps no pictures, in case the callback is lost."""
         found = super().mistakes(submission)
         if submission.params.get("sync_mode"):
             found.append(
@@ -95,7 +95,7 @@ class Fal(TaskDialect):
         timestamp = headers.get("X-Fal-Webhook-Timestamp", "")
         signature = headers.get("X-Fal-Webhook-Signature", "")
         if not signature or not keys.values:
-            return Verified(Proof.TASK)  # by the ticket; it is read back
+            return Verified(Proof.TASK)  # proved by the ticket; the provider is polled
         lines = "\n".join([request_id, user_id, timestamp, sha256(body).hexdigest()])
         if not is_recent(timestamp, now) or not verifies(signature, lines.encode(), keys.values):
             return Verified(Proof.NONE)
@@ -160,7 +160,7 @@ class Fal(TaskDialect):
         return None
 
     def read_check(self, head: Head, body: bytes) -> float | None:
-        """Return None: fal does not say what is left."""
+        """Return None: fal does not tell how many credits are left."""
         return None
 
     def build_keys(self, account: Account) -> Request | None:
@@ -199,9 +199,9 @@ def _payload(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _request_ids(body: bytes) -> tuple[str | None, str | None]:
-    """Return the request's id in a body, and that of its last attempt, which differs after retries.
+    """Return the request's id in a body, and the id of its last attempt (other after a retry).
 
-    fal does not say which of them its header has.
+    fal does not document which of them its header has.
     """
     try:
         found = answers.document(body)

@@ -85,7 +85,7 @@ class Replicate(TaskDialect):
         names = ("webhook-id", "webhook-timestamp", "webhook-signature")
         given = {name: headers.get(name, "") for name in names}
         if not given["webhook-signature"] or not keys.values:
-            return Verified(Proof.TASK)  # by the ticket; it is read back
+            return Verified(Proof.TASK)  # proved by the ticket; the provider is polled
         if not given["webhook-id"] or not is_recent(given["webhook-timestamp"], now):
             return Verified(Proof.NONE)
         is_valid = any(_verifies(secret, given, body) for secret in keys.values)
@@ -128,7 +128,7 @@ class Replicate(TaskDialect):
         return Request(f"{account.base_url}/v1/account", _authorization(account))
 
     def read_check(self, head: Head, body: bytes) -> float | None:
-        """Return None: Replicate does not say what is left."""
+        """Return None: Replicate does not tell how many credits are left."""
         answers.checked(head, body, self.base_setting)
         return None
 
@@ -156,6 +156,6 @@ def _verifies(secret: str, given: dict[str, str], body: bytes) -> bool:
     at = datetime.fromtimestamp(int(given["webhook-timestamp"]), UTC)
     try:
         expected = Webhook(secret).sign(given["webhook-id"], at, body.decode())
-    except (EmptyWebhookSecretError, ValueError):  # a body or a secret that is none
+    except (EmptyWebhookSecretError, ValueError):  # a malformed body or secret
         return False
     return any(is_one_of(one, [expected]) for one in given["webhook-signature"].split(" "))

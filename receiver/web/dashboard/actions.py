@@ -1,4 +1,4 @@
-"""What an operator does from the dashboard: retry, try now, accept, replay, resend; one or many."""
+"""Actions of an operator: retry, try now, accept, replay, resend; for one or many."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -63,7 +63,7 @@ def replay_one(ref: str, number: int) -> AnyResponse:
 
 @blueprint.post("/jobs/<ref>/deliveries/<int:number>/dismiss")
 def dismiss_one(ref: str, number: int) -> AnyResponse:
-    """Take an unreadable delivery off the list of what was set aside."""
+    """Remove an unreadable delivery from the list of what was set aside."""
     if number not in {row.id for row in services().queries.delivery_log(ref)}:
         raise NotFound
     return _act(ref, "dismissed", lambda _ref: services().operator.dismiss(number))
@@ -77,7 +77,7 @@ def resend(number: int) -> AnyResponse:
 
 @blueprint.post("/events/<int:number>/dismiss")
 def dismiss_event(number: int) -> AnyResponse:
-    """Take an event off the list of what was set aside."""
+    """Remove an event from the list of what was set aside."""
     return _act_on_event(number, services().outbox.dismiss, "event_dismissed")
 
 

@@ -28,7 +28,7 @@ def batches() -> Response:
     """List the batches of the newest jobs; with ``batch`` show that one.
 
     As a fragment respond 204 if the batch has not changed since ``seen``. A batch's name may have
-    any character, so it is no part of the path.
+    any character, so it is not in the path.
     """
     job_filter = read_job_filter(request.args)
     name = job_filter.given.get("batch", "")

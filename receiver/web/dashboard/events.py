@@ -27,7 +27,7 @@ def event_destinations() -> Response:
 
 @blueprint.get("/events/test")
 def after_test() -> AnyResponse:
-    """Lead back to the page, as from the links that change its language."""
+    """Redirect to the page; the links that change its language come here with a GET."""
     return redirect("/events", 303)
 
 

@@ -72,7 +72,7 @@ def read_job_filter(values: Mapping[str, str]) -> JobFilter:
         if "day" in given or _DAY.fullmatch(asked.get(name, "")):
             try:
                 asked[name] = _midnight(asked[name], zone, 1 if name == "until" else 0)
-            except OverflowError:  # at the ends of the calendar a day is no restriction
+            except OverflowError:  # at the ends of the calendar a day restricts nothing
                 del asked[name]
             except ValueError:
                 mistakes.append(localized("no_such_day", day=asked.pop(name)))
@@ -88,7 +88,7 @@ def reader_zone() -> tzinfo:
 
 def zone_of(name: str) -> tzinfo:
     """Return a time zone by its IANA name; UTC if there is none."""
-    # KeyError: unknown; ValueError: no plain name; OSError: a folder of names, as "America".
+    # KeyError: unknown; ValueError: not a plain name; OSError: a folder of names, as "America".
     with suppress(KeyError, ValueError, OSError):
         return ZoneInfo(name)
     return UTC

@@ -173,7 +173,7 @@ def delivery(ref: str, number: int) -> Response:
 
 
 def _formatted(body: str) -> str | None:
-    """Return a JSON text with indents; None if it is none, as when it was cut."""
+    """Return a JSON text with indents; None if it is not JSON, for example because it was cut."""
     try:
         text = json.dumps(json.loads(body), ensure_ascii=False, indent=2)
     except (ValueError, RecursionError):

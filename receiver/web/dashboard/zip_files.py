@@ -1,7 +1,7 @@
 """The pictures of many jobs as one ZIP, written while it is sent: memory holds one block of it.
 
-A ZIP holds a thread of the server as long as its reader takes, and callbacks need threads too. So
-a process sends few at a time, and each ends after a while.
+A ZIP occupies a thread of the server for as long as its reader needs, and callbacks need threads
+too. So a process sends few at a time, and each ends after a while.
 """
 
 import io
@@ -89,7 +89,7 @@ def _files(services: Services, jobs: list[Job]) -> _Portion:
 
 
 class _Sink(io.RawIOBase):
-    """What zipfile has written and the reader has not got yet."""
+    """The bytes that zipfile has written and the reader has not received yet."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

@@ -11,7 +11,7 @@ from submitter.sandbox.stand_ins.stand_in import Asked, StandIn, new_secret, par
 from submitter.sandbox.tasks import Task
 
 _STATES = {"running": "generating", "succeeded": "success", "failed": "fail"}
-_OLD_SHAPE = "4o-image"  # models whose name begins so call back as older endpoints did
+_OLD_SHAPE = "4o-image"  # models with this beginning of their name call back as older endpoints did
 _MS = 1000
 
 

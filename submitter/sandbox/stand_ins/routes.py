@@ -119,7 +119,7 @@ class StandInRoutes:
 
         @app.post("/sandbox/keys")
         def keys() -> ResponseReturnValue:
-            """Rotate the keys of a provider (``rotate``), or take fal's public keys away."""
+            """Rotate the keys of a provider (``rotate``), or make fal's public keys unavailable."""
             asked: Any = request.get_json(force=True, silent=True) or {}
             fal.keys_away = bool(asked.get("fal_away", fal.keys_away))
             if stand_in := getattr(self._stand_ins, str(asked.get("rotate")), None):
@@ -162,11 +162,11 @@ class StandInRoutes:
         return result, 422 if task.status == "failed" else 200
 
     def _private_file(self, _stand_in: StandIn, name: str) -> ResponseReturnValue:
-        """Lead to a file at its own address, now that the key was right."""
+        """Redirect to a file's own address, after the key was checked."""
         return redirect(f"/file/{name}")
 
     def _asked(self, stand_in: StandIn, task_id: str) -> tuple[Task | None, ResponseReturnValue]:
-        """Return the task that is asked for, or the answer in its place."""
+        """Return the requested task, or an error answer instead."""
         self._runner.tasks.count("results_asked")
         task = self._runner.tasks.get(task_id)
         if task is None or task.request.stand_in is not stand_in:

@@ -25,7 +25,7 @@ from submitter.sandbox.request import (
 from submitter.sandbox.tasks import Task
 
 _MOST_PICTURES = 4
-# Seconds by which a stale signature is too old.
+# Age of a stale signature, in seconds.
 _STALE = 3600
 # In place of the true URLs, in a callback that was altered after it was signed.
 FOREIGN_URL = "https://foreign.example/not-the-picture.png"
@@ -80,7 +80,7 @@ class StandIn(ABC):
         """Return the headers that sign a callback; a fault is one of SignatureFault's modes."""
 
     def of_another_account(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the body of a callback as it would be about a task of another account."""
+        """Return a callback's body, changed as if it were about a task of another account."""
         return body
 
     def rotate(self) -> None:  # noqa: B027 - most have no key of their own
@@ -162,7 +162,7 @@ def new_secret() -> str:
 
 
 def web_hook(value: object) -> str | None:
-    """Return the address for callbacks; raise RefusedError if it is no URL."""
+    """Return the address for callbacks; raise RefusedError if it is not a URL."""
     if value is None:
         return None
     if not isinstance(value, str) or not value.startswith(("http://", "https://")):
