@@ -40,7 +40,7 @@ def submission_of(request: Mapping[str, Any]) -> Submission:
 def reference_image(given: str) -> str:
     """Return a URL as it is, and a local file as a data URI.
 
-    Raise ConfigurationError for a file that is no picture, cannot be read, or is too large.
+    Raise ConfigurationError for a file that is not a picture, cannot be read, or is too large.
     """
     if given.startswith(("http://", "https://", "data:")):
         return given

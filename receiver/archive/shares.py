@@ -2,8 +2,8 @@
 
 While others wait, one job or one host may hold a quarter of the threads. One that is alone may hold
 all of them; when others come, slow downloads above the quarter are interrupted. Some threads are
-for first attempts only. If all threads are held by slow downloads of many jobs and hosts, those are
-interrupted that are slower than their size and the backlog allow.
+for first attempts only. If slow downloads of many jobs and hosts hold all threads, some are
+interrupted: those that are slower than their size and the backlog allow.
 """
 
 import threading
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 # The part of the threads that one job or host may hold while others wait; as many are for first
 # attempts.
 SHARE = 4
-# Seconds between two looks for work that waits.
+# Seconds between two checks for work that waits.
 LOOK_INTERVAL = 1.0
 # Seconds that a download runs at least, and that one may last that is not interrupted.
 MIN_SECONDS, ENDS_SOON = 2.0, 5.0
@@ -36,7 +36,7 @@ ALLOWED, ALLOWED_LEAST = 60.0, 15.0
 MOST_DOUBLINGS = 6
 # Bytes of a download whose size is not known, at least.
 SMALL = 256 * 1024
-# So many times slower than the fastest one, a download is slow whatever the line can carry.
+# A download this many times slower than the fastest one is slow, whatever the line can carry.
 OUTLIER = 8
 # Seconds without the end of a download after which the slowest are interrupted all the same.
 STUCK = 10.0
@@ -45,7 +45,7 @@ STUCK_AT_ONE_HOST, ALLOWED_AT_ONE_HOST = 30.0, 120.0
 # Seconds that the job and the host of an interrupted download have no share of their own: all of
 # these together may hold a quarter of the threads while others wait.
 REMEMBERED = 300.0
-# Each so many claims the deadline alone counts, so that later attempts have their turn.
+# In one of this many claims only the deadline counts, so that later attempts have their turn.
 TURNS = 8
 
 
@@ -134,7 +134,7 @@ class Shares:
         self.interrupted = 0
 
     def claim(self, limit: int) -> list[Claimed[Asset]]:
-        """Claim due assets for so many free threads, a quarter of the threads at a time."""
+        """Claim due assets for these free threads, a quarter of the threads at a time."""
         claimed: list[Claimed[Asset]] = []
         while (wanted := min(limit - len(claimed), self._quota)) > 0:
             more = self._claim(wanted)
@@ -152,7 +152,7 @@ class Shares:
         )
         self._turn = (self._turn + bool(claims)) % TURNS
         if avoided and all(avoided[-1].includes(one.row) for one in claims):
-            # No other job waits. The question reads every due row: not for each claim again.
+            # No other job waits. The query reads every due row: not for each claim again.
             self._alone_until = self._clock() + LOOK_INTERVAL
         with self._lock:
             for one in claims:
@@ -188,10 +188,10 @@ class Shares:
             return self._slow.parties(self._clock())
 
     def _avoided(self, running: list[Running]) -> list[Avoided]:
-        """Return whose assets are claimed only if there are no others, the strictest first.
+        """Return the parties whose assets are claimed only if there are no others, strictest first.
 
-        If all who wait hold their share, hosts may have more than it, then jobs, and at last who
-        was slow, because no thread is to be idle.
+        If every waiting job and host holds its share, hosts may have more than their share, then
+        jobs, and at last slow sources, because no thread should be idle.
         """
         if self._clock() < self._alone_until:
             return []
@@ -245,10 +245,10 @@ class Shares:
         Beside each stands how many wait.
         """
         held = Counter(party for one in running for party in one.parties)
-        slow, lane = self._slow_parties(), self._threads // SHARE
+        slow, slow_quota = self._slow_parties(), self._threads // SHARE
         groups = [({party}, self._quota) for party, count in held.items() if count > self._quota]
         victims: dict[Running, int] = {}
-        for parties, most in (*groups, (_jobs(slow), lane), (slow, lane)):
+        for parties, most in (*groups, (_jobs(slow), slow_quota), (slow, slow_quota)):
             theirs = [one for one in running if one.parties & parties and one not in victims]
             excess = len(theirs) - most
             if excess > 0 and (longest := self._longest(theirs)):
@@ -268,21 +268,22 @@ class Shares:
         elsewhere = self._waiting(running, longest[0].parties)
         allowed = max(ALLOWED_LEAST, ALLOWED * self._threads / max(waiting, self._threads))
         stuck = self._clock() - self._ended_at
-        # Of one host all may be slow because our line is: then only what is very slow.
+        # If only one host is served, all its downloads may be slow because our line is. Then only
+        # very slow ones are interrupted.
         least = allowed if elsewhere and stuck > STUCK else ALLOWED_AT_ONE_HOST
         is_stuck = stuck > (STUCK if elsewhere else STUCK_AT_ONE_HOST)
         late = [
             one
             for one in longest
             if (
-                one.progress.seconds > ENDS_SOON * _patience(one)
+                one.progress.seconds > ENDS_SOON * _allowed_factor(one)
                 and self._fastest.is_outlier(one.progress.speed)
-                and _expected_seconds(one.progress) > allowed * _patience(one)
+                and _expected_seconds(one.progress) > allowed * _allowed_factor(one)
             )
             or (
                 is_stuck
-                and one.progress.seconds > MIN_SECONDS * _patience(one)
-                and _expected_seconds(one.progress) > least * _patience(one)
+                and one.progress.seconds > MIN_SECONDS * _allowed_factor(one)
+                and _expected_seconds(one.progress) > least * _allowed_factor(one)
             )
         ]
         return dict.fromkeys(late[: min(waiting, self._quota)], waiting)
@@ -315,7 +316,7 @@ class Shares:
         return max(0, due - stopping)
 
     def figures(self) -> dict[str, object]:
-        """Return what a worker's signs of life say about its downloads."""
+        """Return what a worker's heartbeats say about its downloads."""
         running = self._all()
         held = Counter(party for one in running for party in one.parties)
         most = held.most_common(1)
@@ -349,13 +350,13 @@ def _key(claimed: Claimed[Asset]) -> tuple[str, str, int]:
     return claimed.token, claimed.row.ref, claimed.row.idx
 
 
-def _patience(one: Running) -> int:
-    """Return how many times longer it may last than at its first attempt."""
+def _allowed_factor(one: Running) -> int:
+    """Return how many times longer a download may last than at its first attempt."""
     return int(2 ** min(one.asset.attempts - 1, MOST_DOUBLINGS))
 
 
 def _expected_seconds(progress: Progress) -> float:
-    """Return how long a download lasts in all, by its pace and size so far."""
+    """Return how many seconds a download will last in all, by its pace and size so far."""
     size = max(progress.announced or 2 * progress.received, SMALL)
     left = size - progress.received
     return progress.seconds + left / progress.pace if progress.pace else float("inf")

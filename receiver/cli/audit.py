@@ -24,7 +24,7 @@ from receiver.worker.process import is_working
 
 # Objects that are read in parallel by default.
 CONCURRENCY = 8
-# Seconds between checkpoints: so much work a deep audit may lose when it is killed.
+# Seconds between checkpoints: a deep audit that is killed loses at most this much work.
 CHECKPOINT_INTERVAL = 3.0
 CONTINUE = "run `receiver audit --deep` again to go on from there"
 
@@ -82,8 +82,8 @@ def audit(concurrency: int | None, *, deep: bool, start_over: bool) -> None:
 
     Exit status 1 if one does not hold. The first: submitted = archived + failed + expired + in
     flight. With --deep the archive is checked too: SHA-256 and size of each picture, each manifest,
-    and objects that belong to no job. That may take hours; stopped or killed, it continues from
-    there the next time.
+    and objects that belong to no job. That may take hours. If it is stopped or killed, it continues
+    from there the next time.
     """
     if not deep and (start_over or concurrency):
         raise click.UsageError("--anew and --jobs go with --deep")

@@ -33,7 +33,7 @@ T = TypeVar("T")
 SOME_FAILED, WRONG_USAGE = 1, 2
 # After Ctrl-C, as shells expect it: 128 plus the number of the signal.
 INTERRUPTED = 130
-# Columns of output that does not go to a terminal: so many that nothing is ever wrapped or cut.
+# Columns of output that does not go to a terminal: enough that nothing is ever wrapped or cut.
 _UNLIMITED = 1_000_000
 
 

@@ -33,7 +33,8 @@ from receiver.telemetry.printable import printable
 
 # Characters of a request that are shown: a reference picture in it may have millions.
 MAX_REQUEST_SHOWN = 2000
-# Columns of a terminal from which the list has the model too, and beyond which it is no terminal.
+# From the first number of columns on, the list has the model too. Output with more columns than the
+# second number does not go to a terminal.
 _WIDE, _WIDEST = 100, 1000
 
 

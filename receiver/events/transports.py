@@ -29,7 +29,7 @@ _SHOWN = 200
 # The longest Retry-After that we obey, in seconds.
 MAX_RETRY_AFTER = 3600.0
 
-# Statuses that mean the destination is away, not that it refuses this event.
+# Statuses that mean that the destination is unavailable, not that it refuses this event.
 _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 

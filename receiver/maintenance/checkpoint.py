@@ -95,7 +95,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         descriptor, name = mkstemp(dir=path.parent, prefix=f"{path.name}.")
         try:
             with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor has no path
-                # json, because pydantic refuses names that are no valid Unicode.
+                # json, because pydantic refuses names that are not valid Unicode.
                 json.dump(checkpoint.model_dump(), file)
                 file.flush()
                 os.fsync(file.fileno())

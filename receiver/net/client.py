@@ -1,9 +1,9 @@
 """The HTTP/1.1 client of downloads and events, which keeps connections for the next request.
 
 A TLS handshake costs more than a small picture. Every request resolves and checks the host's
-addresses anew, and only a connection to one of these addresses, made for the same host, is used
-again. A kept connection on which anything arrives is closed: the server has ended it, or sends an
-answer to no request.
+addresses anew. A kept connection is used again only for the same host and to one of these
+addresses. A kept connection on which anything arrives is closed: the server has ended it, or sends
+an answer to no request.
 """
 
 import http.client
@@ -22,7 +22,7 @@ from receiver.net.connection import MAX_HEAD, Deadline, DeadlineSocket, SafeConn
 from receiver.net.policy import Target
 from receiver.net.response import Response
 
-# Connections kept in one process, whatever servers want, and seconds until one is too old.
+# Most connections that one process keeps, and seconds after which a connection is too old.
 IDLE_CONNECTIONS = 32
 IDLE_SECONDS = 15.0
 # Bytes of an unwanted body that are read so that its connection can be kept.
@@ -148,7 +148,7 @@ class HttpClient:
         """Send the request over a kept connection or a new one and read the head of the response.
 
         If a kept connection ends without one byte of a response, the server had closed it before it
-        saw the request, so it is sent once more over a new one.
+        saw the request. Then the request is sent once more over a new connection.
         """
         target = request.target
         addresses = self._connector.addresses(target, deadline)

@@ -9,7 +9,7 @@ from flask import request
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # the package has no types
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-# Bytes read at a time. If the body breaks off, the pieces before are known.
+# Bytes read at a time. If the body breaks off, the earlier pieces are known.
 _PIECE = 64 * 1024
 
 

@@ -120,11 +120,11 @@ def _workers(
 
 
 def _registered(services: Services) -> int:
-    question = text(
+    query = text(
         "SELECT count(DISTINCT objid) FROM pg_locks"
         " WHERE locktype = 'advisory' AND classid::bigint = :locks"
     )
     values = {"locks": LOCKS}
     return int(
-        services.database.read(lambda connection: connection.execute(question, values).scalar_one())
+        services.database.read(lambda connection: connection.execute(query, values).scalar_one())
     )

@@ -91,8 +91,8 @@ def expired(books: Books, webhook: str, task: str = "task-1") -> str:
 
 def running(books: Books) -> int:
     """Return how many deliveries are claimed."""
-    question = select(func.count()).where(sendings.c.claim.isnot(None))
-    return books.database.read(lambda connection: connection.execute(question).scalar_one())
+    query = select(func.count()).where(sendings.c.claim.isnot(None))
+    return books.database.read(lambda connection: connection.execute(query).scalar_one())
 
 
 def test_a_new_event_does_not_wait_for_the_retries_of_thousands_of_dead_hosts(

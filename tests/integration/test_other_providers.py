@@ -17,8 +17,8 @@ from waiting import until
 from receiver.archive.manifest import manifest_key
 from receiver.ledger import schema
 from receiver.model import JobState, Mode, Proof, Provider, Reason
-from submitter.sandbox.twins.fal import USER_ID
-from submitter.sandbox.twins.twin import FOREIGN_URL
+from submitter.sandbox.stand_ins.fal import USER_ID
+from submitter.sandbox.stand_ins.stand_in import FOREIGN_URL
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

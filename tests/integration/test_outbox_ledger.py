@@ -49,12 +49,10 @@ def deliver_all(outbox: Outbox, name: str = A, kinds: tuple[EventType, ...] = AL
 
 
 def states(books: Books, name: str = A) -> list[str]:
-    question = (
+    query = (
         select(sendings.c.state).where(sendings.c.destination == name).order_by(sendings.c.event)
     )
-    return list(
-        books.database.read(lambda connection: connection.execute(question).scalars().all())
-    )
+    return list(books.database.read(lambda connection: connection.execute(query).scalars().all()))
 
 
 # What a destination gets.

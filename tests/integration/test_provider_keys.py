@@ -21,8 +21,8 @@ from receiver.providers.dialect import Account
 from receiver.providers.fal.dialect import Fal
 from receiver.providers.keyring import LIFETIME, PAUSE, Keyring
 from submitter.cli.credits import _credits as left_at
-from submitter.sandbox.twins.fal import USER_ID
-from submitter.sandbox.twins.twin import FOREIGN_URL
+from submitter.sandbox.stand_ins.fal import USER_ID
+from submitter.sandbox.stand_ins.stand_in import FOREIGN_URL
 
 FIRST, SECOND = public_key(FAL_KEY), public_key(OTHER_FAL_KEY)
 
@@ -159,11 +159,11 @@ def test_another_account_is_learnt_when_the_key_changes(harness: Harness) -> Non
     assert first_proof(harness) == Proof.BODY
     harness.restart(FAL_KEY="a-key-of-another-account")
     assert first_proof(harness) == Proof.TASK  # a task of the key before, for all we know
-    harness.sandbox.twins.fal.user_id = "another-account"
+    harness.sandbox.stand_ins.fal.user_id = "another-account"
     assert first_proof(harness) == Proof.BODY
     assert first_proof(harness, signature="foreign") == Proof.NONE
     harness.restart(FAL_KEY="any")  # back, and what was learnt for this key is still known
-    harness.sandbox.twins.fal.user_id = USER_ID
+    harness.sandbox.stand_ins.fal.user_id = USER_ID
     assert first_proof(harness) == Proof.BODY
 
 
@@ -209,7 +209,7 @@ def test_an_account_is_never_learnt_from_a_task_that_a_callback_named(harness: H
     theirs = "a-request-of-the-thief"
     sender = Sender(Provider.FAL, int(harness.services.now()), "the-thief")
     signed = sender.signed(body_of(Provider.FAL, theirs, (FOREIGN_URL,)), theirs)
-    harness.sandbox.twins.fal._keys.append(sender.fal_key)  # as fal signs for everybody
+    harness.sandbox.stand_ins.fal._keys.append(sender.fal_key)  # as fal signs for everybody
     ticket, _ = harness.services.tickets.issue(job.ref, Provider.FAL)
     url = f"{harness.services.settings.public_url}/callback/{ticket}"
     for _ in range(3):
@@ -218,9 +218,9 @@ def test_an_account_is_never_learnt_from_a_task_that_a_callback_named(harness: H
         harness.work()
     assert {proof for _, proof in harness.told(job.ref)} == {Proof.TASK}
     assert harness.assets(job.ref) == []
-    harness.sandbox.twins.fal._keys.pop()
+    harness.sandbox.stand_ins.fal._keys.pop()
     assert first_proof(harness) == Proof.BODY
-    harness.sandbox.twins.fal._keys.append(sender.fal_key)
+    harness.sandbox.stand_ins.fal._keys.append(sender.fal_key)
     assert requests.post(url, data=signed.body, headers=signed.headers, timeout=10).ok
     assert harness.told(job.ref)[-1][1] == Proof.NONE
     assert harness.services.proofs.mismatches() == []  # it was not about a task of ours
@@ -239,7 +239,7 @@ def test_a_bug_of_ours_in_verifying_keeps_no_callback_out(
 
 
 def test_replicate_s_secret_may_be_given_and_rotated(harness: Harness) -> None:
-    secret = harness.sandbox.twins.replicate.secret
+    secret = harness.sandbox.stand_ins.replicate.secret
     harness.restart(REPLICATE_WEBHOOK_SECRET=f"whsec_b2xkIHNlY3JldCBvZiBvdXJz,{secret}")
     job = harness.finished(harness.submit(Provider.REPLICATE).ref)
     assert harness.told(job.ref) == [("callback", Proof.BODY)]

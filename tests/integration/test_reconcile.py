@@ -181,7 +181,7 @@ def test_a_failure_found_by_a_poll_is_the_job_s_end(
     assert (job.state, job.reason) == (JobState.FAILED, reason)
 
 
-# Polled, and heard of meanwhile
+# Polled, and a report came meanwhile
 
 
 @pytest.mark.parametrize("late", [False, True])

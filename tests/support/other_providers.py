@@ -44,7 +44,7 @@ class Harness:
             "PUBLIC_URL": f"http://127.0.0.1:{port.number}",
             "POLL_AFTER": "3",  # so that a callback comes first
             "POLL_INTERVAL": "0.3",
-            **sandbox.twins.environ("any"),
+            **sandbox.stand_ins.environ("any"),
             **environ,
         }
         migrated_file(folder / "data" / "ledger.sqlite3")
@@ -171,11 +171,11 @@ class Port:
 @contextmanager
 def patient_keyrings() -> Iterator[None]:
     """Let callbacks wait for keys as long as a busy machine may take to fetch them."""
-    before, keyring.PATIENCE = keyring.PATIENCE, 20.0
+    before, keyring.FIRST_FETCH_WAIT = keyring.FIRST_FETCH_WAIT, 20.0
     try:
         yield
     finally:
-        keyring.PATIENCE = before
+        keyring.FIRST_FETCH_WAIT = before
 
 
 @contextmanager

@@ -85,8 +85,8 @@ class PostgresServer:
 
     def connections(self, url: str) -> int:
         """Return the number of connections to a database."""
-        question = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
-        found = self._run(sql.SQL(question), make_url(url).database)
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+        found = self._run(sql.SQL(query), make_url(url).database)
         return int(found.fetchall()[0][0])
 
     def ping(self) -> None:

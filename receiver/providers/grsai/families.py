@@ -39,7 +39,7 @@ class Fields:
     count: str | None = None
     references: str = "urls"
     ratios: tuple[str, ...] = ()
-    any_word: bool = False  # what is neither a ratio nor pixels is passed on too
+    any_word: bool = False  # other texts than ratios and pixels are passed on too
     pixels_of_ratios: bool = False  # pixels are allowed where they are those of a ratio
     max_pictures: int | None = 1
     max_references: int | None = None
@@ -119,7 +119,7 @@ _UNKNOWN = Family(
 
 
 def fields_of(model: str, api: Api) -> Fields:
-    """Return the fields of a model; raise ValueError if this API does not have it."""
+    """Return the fields of a model; raise ValueError if this API does not have the model."""
     name = model.strip().lower()
     family = next((one for one in FAMILIES if name.startswith(one.prefixes)), _UNKNOWN)
     fields = family.newer if api is Api.NEWER else family.draw

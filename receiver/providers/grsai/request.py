@@ -9,9 +9,9 @@ from receiver.providers.grsai.families import fields_of
 CREDITS_PATH = "/client/openapi/getAPIKeyCredits"
 _DRAW_RESULT_PATH = "/v1/draw/result"
 _API_RESULT_PATH = "/v1/api/result"
-# Instead of a callback URL: the provider answers with the id only, and we ask for the result.
+# Instead of a callback URL: the provider answers with the id only, and we poll the task.
 NO_WEBHOOK = "-1"
-# How the result is delivered is not the caller's to choose.
+# Fields of the delivery, which callers may not set.
 NOT_SENT = frozenset({"webHook", "replyType"})
 
 

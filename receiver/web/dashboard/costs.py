@@ -10,7 +10,7 @@ from flask import Response
 
 from receiver.web.dashboard.base import blueprint, is_fragment, page
 from receiver.web.dashboard.charts import Stack, columns
-from receiver.web.dashboard.question import reader_zone
+from receiver.web.dashboard.job_filter import reader_zone
 from receiver.web.spending import DAYS, Cost, accounts
 from receiver.web.state import services
 

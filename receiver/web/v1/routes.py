@@ -1,8 +1,8 @@
 """The operations: make pictures, list models.
 
 The ``openai`` package repeats a request whose answer it did not get, by default without an
-``Idempotency-Key``; but it counts the repetitions in a header. So each request gets a key made of
-its body, and a repetition finds the job of the first request by that.
+``Idempotency-Key``; but it counts the repetitions in a header. So each request gets a key made from
+its body, and a repetition finds the job of the first request by this key.
 """
 
 import hashlib
@@ -42,7 +42,8 @@ log = structlog.get_logger(__name__)
 
 # Seconds until a client tries again when too many wait, and when its pictures take longer.
 _RETRY_IF_FULL, _RETRY_IF_LATE = 15, 1
-# Seconds in which a repetition is one: two of the ``openai`` package, each after ten minutes.
+# Seconds within which an equal request counts as a repetition: the ``openai`` package repeats a
+# request twice, each time after ten minutes.
 _REPEATED_WITHIN = 1900.0
 _HEADERS = {
     "Idempotency-Key": {"type": "string", "pattern": f"^{KEY}$"},
@@ -164,7 +165,7 @@ def _made_key(body: bytes) -> str:
 def _respond(asked: ImagesRequest, jobs: Sequence[Job], began: float) -> Response:
     """Wait for the jobs and answer."""
     refs = [job.ref for job in jobs]
-    seconds, accepts_202 = waiting.patience()
+    seconds, accepts_202 = waiting.preferred_wait()
     has_hung_up, is_stopping = waiting.hang_up(), waiting.stopping()
     found = waiting.wait(services(), refs, seconds, lambda: has_hung_up() or is_stopping())
     took = round(time.monotonic() - began, 3)

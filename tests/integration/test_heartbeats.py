@@ -1,4 +1,4 @@
-"""Signs of life of workers, on both databases: written, renewed, missed and ended."""
+"""Heartbeats of workers, on both databases: written, renewed, missed and ended."""
 
 from contextlib import closing
 from pathlib import Path
@@ -15,8 +15,8 @@ from receiver.doctor.machine import workers as doctor_workers
 from receiver.ledger.workers import Worker, Workers
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.worker import sign_of_life as module
-from receiver.worker.sign_of_life import sign_of_life
+from receiver.worker import heartbeat as module
+from receiver.worker.heartbeat import heartbeat
 
 pytestmark = pytest.mark.both_databases
 
@@ -106,7 +106,7 @@ def test_signs_are_given_until_the_end_and_begun_again_after_the_row_was_deleted
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EVERY", 0.001)
-    with sign_of_life(workers, lambda: {"disks": []}, alone=False):
+    with heartbeat(workers, lambda: {"disks": []}, alone=False):
         until(workers.are_alive, what="a sign")
         workers.begin(Worker(), alone=True)
         until(lambda: len(workers.seen()) == 2, what="another sign")
