@@ -205,7 +205,7 @@ class Quarantine:
             )
 
     def _stored_files(self, asset: Asset) -> list[tuple[int, str]]:
-        """Return size and SHA-256 of the asset's files in the archive; none if it cannot be read."""
+        """Return size and SHA-256 of the asset's files; none if the archive is unavailable."""
         prefix = quarantine_key(asset.ref, asset.idx, "")
         try:
             return [

@@ -1,7 +1,7 @@
 """The HTTP/1.1 client of downloads and events, which keeps connections for the next request.
 
 A TLS handshake costs more than a small picture. Every request resolves and checks the host's
-addresses anew. A kept connection is used again only for the same host and to one of these
+addresses again. A kept connection is used again only for the same host and to one of these
 addresses. A kept connection on which anything arrives is closed: the server has ended it, or sends
 an answer to no request.
 """

@@ -166,7 +166,7 @@ def _respond(asked: ImagesRequest, jobs: Sequence[Job], began: float) -> Respons
     """Wait for the jobs and answer."""
     refs = [job.ref for job in jobs]
     seconds, accepts_202 = waiting.preferred_wait()
-    has_hung_up, is_stopping = waiting.hang_up(), waiting.stopping()
+    has_hung_up, is_stopping = waiting.has_disconnected(), waiting.stopping()
     found = waiting.wait(services(), refs, seconds, lambda: has_hung_up() or is_stopping())
     took = round(time.monotonic() - began, 3)
     if all(job.state in FINAL_STATES for job in found):
