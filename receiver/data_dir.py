@@ -294,7 +294,7 @@ def _make(path: Path, value: str) -> None:
 
 @contextmanager
 def _draft(path: Path, value: str) -> Iterator[Path]:
-    """Yield a hidden file beside ``path`` with this value, on disk; its name is removed at last."""
+    """Yield a hidden file beside ``path`` with this value, on disk; its name is temporary."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(  # noqa: PTH123 - a descriptor

@@ -64,7 +64,7 @@ class ProviderError(ReceiverError):
 class RefusedError(ProviderError):
     """The provider refused a submit; the text is its own. Nothing was started or billed.
 
-    ``provider_id`` is the id that the refusal had all the same, so that it can be asked about.
+    ``provider_id`` is the id in the refusal, if it has one, so that the task can be polled.
     """
 
     permanent = True

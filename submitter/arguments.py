@@ -17,7 +17,7 @@ _LARGEST_IMAGE = 20 * 1024 * 1024
 
 
 def job_request(request: Mapping[str, Any]) -> JobRequest:
-    """Return the arguments of ``submit`` with each local picture as a data URI; raise likewise."""
+    """Return validated arguments, with local pictures as data URIs; raise as ``submission_of``."""
     pictures = tuple(reference_image(image) for image in request.get("images", ()))
     try:
         return JobRequest.model_validate({**request, "images": pictures})

@@ -59,7 +59,7 @@ ATTEMPTS_BEFORE_REFRESH = 3
 class Archiver:
     """Archives claimed assets. ``scratch`` is the folder for temporary files.
 
-    ``headers_for`` returns what the download of an asset needs beside its URL.
+    ``headers_for`` returns the headers that the download of an asset needs.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ class Archiver:
             raise
 
     def _require_store(self) -> None:
-        """Check the archive if the last use failed, so that nothing is downloaded in vain."""
+        """Check the archive if its last use failed: a download would be useless without it."""
         if self._store_suspect:
             self._store.check()
             self._store_suspect = False

@@ -205,7 +205,7 @@ class Quarantine:
             )
 
     def _stored_files(self, asset: Asset) -> list[tuple[int, str]]:
-        """Return size and SHA-256 of the asset's files in the archive; none if it is away."""
+        """Return size and SHA-256 of the asset's files; none if the archive is unavailable."""
         prefix = quarantine_key(asset.ref, asset.idx, "")
         try:
             return [
@@ -223,7 +223,7 @@ class Quarantine:
         """Store the asset's rejected file as its result file; return what is stored now.
 
         Raise ReceiverError if the file is not kept, gone or damaged, or if another file is stored
-        as the result; StoreError if the archive is away.
+        as the result; StoreError if the archive is unavailable.
         """
         name = f"the rejected file of asset {asset.idx} of {asset.ref}"
         found = asset.rejected

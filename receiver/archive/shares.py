@@ -38,7 +38,7 @@ MOST_DOUBLINGS = 6
 SMALL = 256 * 1024
 # A download this many times slower than the fastest one is slow, whatever the line can carry.
 OUTLIER = 8
-# Seconds without the end of a download after which the slowest are interrupted all the same.
+# If no download ends for this many seconds, the slowest are interrupted in any case.
 STUCK = 10.0
 # The same if only others of the same host wait, and how long a download may last then.
 STUCK_AT_ONE_HOST, ALLOWED_AT_ONE_HOST = 30.0, 120.0
@@ -190,8 +190,8 @@ class Shares:
     def _avoided(self, running: list[Running]) -> list[Avoided]:
         """Return the parties whose assets are claimed only if there are no others, strictest first.
 
-        If every waiting job and host holds its share, hosts may have more than their share, then
-        jobs, and at last slow sources, because no thread should be idle.
+        If every waiting job and host holds its share, the limits end, because no thread should be
+        idle: first that of hosts, then that of jobs, finally that of slow sources.
         """
         if self._clock() < self._alone_until:
             return []
@@ -302,7 +302,7 @@ class Shares:
                       reverse=True)  # fmt: skip
 
     def _ends_soon(self, one: Running) -> bool:
-        """Return whether a download ends soon; not for ever, if it always says so."""
+        """Return whether a download ends soon; this is believed only for a limited time."""
         if one.progress.seconds_left() > ENDS_SOON:
             return False
         if one.ends_by is None:

@@ -12,11 +12,11 @@ from types import FrameType
 import click
 
 from receiver.cli.base import SOME_FAILED, console, load, new_table, reports_errors, say
-from receiver.cli.progress import ProgressBar
+from receiver.cli.progress_bar import ProgressBar
 from receiver.errors import ReceiverError
 from receiver.ledger.queries.audit import Audit
 from receiver.maintenance import checkpoint
-from receiver.maintenance.checkpoint import Checkpoint, Step
+from receiver.maintenance.checkpoint import Checkpoint, Pass
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted
 from receiver.maintenance.rebuild import CappedList, Rebuilder, Rebuilt
 from receiver.services import Services
@@ -205,7 +205,7 @@ class _Observer:
     def show(self) -> None:
         """Show that one more step is done."""
         differences = _count(self._state.differences, "difference")
-        if self._state.step is Step.PICTURES:
+        if self._state.step is Pass.PICTURES:
             self._bar.show(f"jobs read, {differences}", self._state.jobs, self._total)
         else:
             self._bar.show(f"objects looked up, {differences}", self._state.names)

@@ -81,7 +81,7 @@ def _refs(
     type=click.IntRange(1, 10000),
     default=50,
     show_default=True,
-    help="List at most so many.",
+    help="List at most this many jobs.",
 )
 @click.option("--after", default="", callback=_ref, help="Only jobs older than this ref.")
 @click.option("--json", "as_json", is_flag=True, help="One job object a line.")

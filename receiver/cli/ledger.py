@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 
 from receiver import clock
 from receiver.cli.base import SOME_FAILED, load, reports_errors, say
-from receiver.cli.progress import ProgressBar
+from receiver.cli.progress_bar import ProgressBar
 from receiver.errors import ConfigurationError
 from receiver.ingest.kept_secrets import old_path, read_old
 from receiver.ledger import schema

@@ -13,7 +13,7 @@ from standardwebhooks import Webhook
 from receiver.errors import AddressRefusedError, EventNotDeliveredError, FetchError
 from receiver.events.destinations import Destination, DestinationKind
 from receiver.events.event import Event
-from receiver.net.client import SMALL_BODY, HttpClient, Request
+from receiver.net.client import SMALL_BODY, HttpClient, HttpRequest
 from receiver.net.connection import Deadline, translate_network_errors
 from receiver.net.policy import read_url
 from receiver.net.response import Response
@@ -105,7 +105,7 @@ class WebhookTransport:
             ),
         }
         with self._client.exchange(
-            Request("POST", self._target, headers, data),
+            HttpRequest("POST", self._target, headers, data),
             Deadline(time.monotonic, TIMEOUT, READ_TIMEOUT),
             max_body=MAX_RESPONSE,
         ) as response:

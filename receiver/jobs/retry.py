@@ -40,5 +40,5 @@ def store_with_retry(
     try:
         return store()
     except LedgerError:
-        log.error("answer of the provider not stored, given up", **what)  # noqa: TRY400 - the text says it
+        log.error("answer of the provider not stored, no more retries", **what)  # noqa: TRY400 - the text says it
         raise

@@ -3,8 +3,8 @@
 Deliveries that were not tried yet come first, then those with few attempts, then those that failed
 several times. So a host that works does not wait for thousands that do not. In one of every few
 claims only the due time counts, so that old deliveries have their turn too. The webhooks of jobs
-have many hosts. For them every second claim takes the newest deliveries that were not tried, so
-that thousands of events to dead hosts do not delay the others for long.
+have many hosts. For them every second claim takes the newest deliveries that were not tried. So
+thousands of events to dead hosts do not delay the others for long.
 """
 
 from collections.abc import Sequence

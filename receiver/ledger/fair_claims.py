@@ -62,9 +62,9 @@ class FairClaims:
     ) -> list[Claimed[Asset]]:
         """Claim up to ``limit`` due assets, at most ``retries`` that were tried before.
 
-        The first claim leaves out everything in the first entry of ``avoided``, the next claim
-        everything in the next entry, and the last claim leaves out nothing. In each, assets with
-        few attempts come first, unless it is ``by_deadline``; then those with the nearest deadline.
+        The first claim leaves out the first entry of ``avoided``, the next claim the next entry,
+        and so on. The last claim leaves out nothing. In each, assets with few attempts come first,
+        unless it is ``by_deadline``; then those with the nearest deadline.
         """
         steps = [
             (whom, below)

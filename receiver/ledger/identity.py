@@ -19,7 +19,7 @@ def ledger_id(database: Database) -> str:
 class Sessions:
     """The epoch of the dashboard's sessions: a random text that each session has in its cookie.
 
-    A logout changes it and thereby ends every session, on every machine. It is random instead of a
+    A logout changes it, which ends every session on every machine. It is random instead of a
     counter, so that no old epoch returns when a ledger is restored from a backup.
     """
 

@@ -70,8 +70,8 @@ _END_JOBS = ManyRows(
 def end_jobs(connection: Connection, finishes: Sequence[Finish]) -> list[bool | None]:
     """End assets together with their jobs; return True for each that has ended, else None.
 
-    None is for an asset that is not the last one of its job, or is no longer ours, and for a job
-    that an operator reopened after its end was prepared.
+    None means that the asset is not the last one of its job, or is no longer ours, or that an
+    operator reopened the job after its end was prepared.
     """
     refs = [one.ref for one in finishes if one.end]
     jobs, pending = select_each(connection, [LOCK_JOBS, _LOCK_PENDING], refs) if refs else ([], [])

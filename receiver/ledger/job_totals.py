@@ -1,9 +1,9 @@
 """Totals of jobs that are kept in the ledger, so that counts and costs need not read every job.
 
 The jobs submitted in the same half-hour are summed up once it is ``SETTLED`` seconds old. From then
-on a trigger of the table ``jobs`` records every change, insertion and deletion of these jobs in
-``changed_jobs``, until the half-hour is summed up again. Readers of totals count the other jobs
-directly: the newest ones, and those of half-hours with recorded changes.
+on a trigger of the table ``jobs`` records every insertion, change and deletion of these jobs in
+``changed_jobs``. The next sum of the half-hour removes these records. Readers of totals count the
+other jobs directly: the newest ones, and those of half-hours with recorded changes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -75,8 +75,8 @@ def select_each(
 ) -> list[list[Any]]:
     """Run each query about these jobs and return its rows; PostgreSQL gets all queries at once.
 
-    In a query, ``{of_refs}`` is replaced by the condition that a ref is one of ``refs``, and
-    ``{locked}`` at its end by the clause that locks its rows.
+    Two placeholders in a query are replaced: ``{of_refs}`` by the condition that a ref is one of
+    ``refs``, ``{locked}`` at its end by the clause that locks its rows.
     """
     driver: Any = connection.connection.dbapi_connection
     if connection.dialect.name == "sqlite":

@@ -59,7 +59,7 @@ class QuarantineRecords:
         )
 
     def total_beside(self, ref: str, idx: int, *, of_job: bool) -> Kept:
-        """Return what is kept beside this asset's file: of its job, or of all jobs."""
+        """Return what is kept except this asset's file: of its job, or of all jobs."""
         return self._database.read(partial(_total, kept=_beside(ref, idx, of_job=of_job)))
 
     def stored_of(self, ref: str) -> int:
@@ -70,7 +70,7 @@ class QuarantineRecords:
         return int(stored)
 
     def oldest_beside(self, ref: str, idx: int, limit: int, *, of_job: bool) -> list[KeptFile]:
-        """Return the files that were kept first, beside this asset's file."""
+        """Return the files that were kept first, except this asset's file."""
         query = select(*_FILE).where(_beside(ref, idx, of_job=of_job))
         query = query.order_by(assets.c.quarantined_at).limit(limit)
         found = self._database.read(lambda connection: connection.execute(query).all())

@@ -19,7 +19,7 @@ from receiver.errors import ReceiverError
 MAX_LISTED = 10_000
 
 
-class Step(StrEnum):
+class Pass(StrEnum):
     """The two passes of a deep audit."""
 
     PICTURES = "pictures"  # through the ledger, newest job first
@@ -36,7 +36,7 @@ class Checkpoint(BaseModel):
 
     format: Literal[1] = 1
     archive: str
-    step: Step = Step.PICTURES
+    step: Pass = Pass.PICTURES
     after: str = ""
     jobs: int = 0
     pictures: int = 0
@@ -65,7 +65,7 @@ class Checkpoint(BaseModel):
         self.differences += len(differences)
         self.named += differences[: MAX_LISTED - len(self.named)]
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: Pass) -> None:
         """Begin the next pass."""
         self.step, self.after = step, ""
 

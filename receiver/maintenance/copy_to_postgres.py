@@ -264,7 +264,7 @@ def _extras(snapshot: Connection, target: Database, table: Table) -> list[Key]:
 
 
 def _about(table: Table) -> list[Column[Any]]:
-    """Return the columns that show, beside the key, whether a row is still the same one."""
+    """Return the columns that show, with the key, whether a row is still the same one."""
     return [column for column in table.columns if column.name in _ABOUT and not column.primary_key]
 
 

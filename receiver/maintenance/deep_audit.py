@@ -28,7 +28,7 @@ from receiver.archive.stores import Store, verify
 from receiver.errors import MissingObjectError, UnreadableError
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Asset, Job
-from receiver.maintenance.checkpoint import Checkpoint, Step
+from receiver.maintenance.checkpoint import Checkpoint, Pass
 from receiver.model import FINAL_STATES, AssetState
 
 # How many jobs, or names of objects, are read at once.
@@ -70,9 +70,9 @@ class DeepAudit:
         Raise StoreError if the archive is unavailable, Interrupted if ``stopping`` is set.
         """
         with ThreadPoolExecutor(self._threads, "audit") as pool:
-            if self.checkpoint.step is Step.PICTURES:
+            if self.checkpoint.step is Pass.PICTURES:
                 self._walk_ledger(pool)
-                self.checkpoint.begin(Step.NAMES)
+                self.checkpoint.begin(Pass.NAMES)
             self._walk_archive(pool)
 
     # First pass: the ledger.

@@ -1,7 +1,7 @@
 """The HTTP/1.1 client of downloads and events, which keeps connections for the next request.
 
 A TLS handshake costs more than a small picture. Every request resolves and checks the host's
-addresses anew. A kept connection is used again only for the same host and to one of these
+addresses again. A kept connection is used again only for the same host and to one of these
 addresses. A kept connection on which anything arrives is closed: the server has ended it, or sends
 an answer to no request.
 """
@@ -30,7 +30,7 @@ SMALL_BODY = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """A request; the target has been checked by the policy, and so have the headers."""
 
     method: str
@@ -117,7 +117,7 @@ class HttpClient:
 
     @contextmanager
     def exchange(
-        self, request: Request, deadline: Deadline, *, max_body: int
+        self, request: HttpRequest, deadline: Deadline, *, max_body: int
     ) -> Iterator[Response]:
         """Send a request; yield the response when its head has come.
 
@@ -143,7 +143,7 @@ class HttpClient:
         self._idle.close()
 
     def _send(
-        self, request: Request, deadline: Deadline
+        self, request: HttpRequest, deadline: Deadline
     ) -> tuple[_Key, socket.socket, DeadlineSocket, Response]:
         """Send the request over a kept connection or a new one and read the head of the response.
 
@@ -167,7 +167,7 @@ class HttpClient:
 
 
 def _begin(
-    sock: socket.socket, stream: DeadlineSocket, request: Request, deadline: Deadline
+    sock: socket.socket, stream: DeadlineSocket, request: HttpRequest, deadline: Deadline
 ) -> Response:
     """Send the request and read the head of the response; close the socket after any error."""
     try:

@@ -29,7 +29,7 @@ from receiver.errors import (
     StoreError,
     TooLargeError,
 )
-from receiver.net.client import HttpClient, Request
+from receiver.net.client import HttpClient, HttpRequest
 from receiver.net.connection import (
     Connect,
     Deadline,
@@ -180,7 +180,7 @@ class Fetcher:
             "Accept-Encoding": "identity",
         }
         return self._client.exchange(
-            Request("GET", target, headers), deadline, max_body=FRAMING_FACTOR * self.max_bytes
+            HttpRequest("GET", target, headers), deadline, max_body=FRAMING_FACTOR * self.max_bytes
         )
 
     def _redirect_target(self, target: Target, response: http.client.HTTPResponse) -> Target:

@@ -211,12 +211,12 @@ class Dialect(ReportDialect, Protocol):
         """Return the provider's fields for a size; raise ValueError with the remedy."""
 
     def count_params(self, model: str, api: Api, pictures: int) -> dict[str, object]:
-        """Return the provider's fields for the number of pictures; raise ValueError likewise."""
+        """Return the provider's fields for the number of pictures; raise ValueError as above."""
 
     def reference_params(
         self, model: str, api: Api, pictures: tuple[str, ...]
     ) -> dict[str, object]:
-        """Return the provider's fields for reference pictures; raise ValueError likewise."""
+        """Return the provider's fields for reference pictures; raise ValueError as above."""
 
     def build_submit(
         self, account: Account, submission: Submission, callback: Callback | None

@@ -153,7 +153,7 @@ class _Supervisor:
             new, self._children = self._children, new
             log.info("service reloaded", pid=os.getpid())
         else:
-            log.error("reload given up, old processes kept: the new ones are not ready")
+            log.error("reload failed, old processes kept: the new ones are not ready")
         _stop(new)
 
     def _become_ready(self, children: Sequence[ChildProcess]) -> bool:

@@ -3,8 +3,7 @@
 import time
 
 from receiver.errors import FetchError, ProviderUnavailableError
-from receiver.net.client import HttpClient
-from receiver.net.client import Request as HttpRequest
+from receiver.net.client import HttpClient, HttpRequest
 from receiver.net.connection import Deadline, translate_network_errors
 from receiver.providers.dialect import Head, ProviderAnswer, Request
 from receiver.providers.transport import MAX_RESPONSE

@@ -102,7 +102,7 @@ class Opening(LedgerParts):
 
     @cached_property
     def shared_settings(self) -> SharedSettings:
-        """The settings that must be alike wherever this ledger is used."""
+        """The settings that all processes of this ledger must share."""
         chosen = self.settings
         home = chosen.ledger_path.parent if chosen.embedded else None
         place = (

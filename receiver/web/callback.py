@@ -164,7 +164,7 @@ def _task_limiter() -> RateLimiter:
 
 @blueprint.before_request
 def _begin() -> Response | None:
-    """Record the arrival. Refuse a path with two slashes together, which werkzeug tidies up."""
+    """Record the arrival. Refuse a path with two slashes together, which werkzeug would correct."""
     g.arrived = time.perf_counter()
     return _invalid_ticket() if "//" in request.environ["PATH_INFO"] else None
 

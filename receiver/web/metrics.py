@@ -123,7 +123,7 @@ def _of_events(rows: list[DestinationStatus]) -> Iterable[GaugeMetricFamily]:
     )
     yield _labelled(
         "receiver_events_set_aside",
-        "Events whose delivery was given up, by destination.",
+        "Events whose delivery was set aside, by destination.",
         "destination",
         {row.destination: row.set_aside for row in rows},
     )

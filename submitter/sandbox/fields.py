@@ -1,7 +1,7 @@
 """Which fields of a submit the vendor would ignore or reject, by API and family of models.
 
-It is written from the vendor's pages and public clients, and not from the receiver's own table, so
-that a wrong reading cannot be in both.
+It is written from the vendor's pages and public clients, and not from the receiver's own table. So
+a wrong reading cannot be in both.
 """
 
 import re

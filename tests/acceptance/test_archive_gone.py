@@ -1,4 +1,4 @@
-"""The archive is away: its directory disappears like a mount, or its bucket is not there yet."""
+"""An unavailable archive: its directory disappears like a mount, or there is no bucket yet."""
 
 import socket
 import sqlite3

@@ -40,7 +40,7 @@ TIMES = 5
 
 
 def queries(database: Database, shape: Shape) -> dict[str, Callable[[], object]]:
-    """Return what the pages ask."""
+    """Return the queries of the pages."""
     job_list, pictures, totals = (
         JobListQueries(database),
         PictureQueries(database),
@@ -90,7 +90,7 @@ def queries(database: Database, shape: Shape) -> dict[str, Callable[[], object]]
 
 
 def main() -> None:
-    """Make the ledger, ask, print."""
+    """Make the ledger, run the queries, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=1_000_000)
     parser.add_argument("--ledger", type=Path, help="of SQLite; made if it is missing")

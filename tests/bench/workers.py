@@ -47,7 +47,7 @@ LOADS = (
 
 
 def measure(folder: Path, amount: Amount) -> list[Line]:
-    """Archive so many pictures in each round with each number of processes."""
+    """Archive pictures in rounds with each number of processes."""
     with mortal_postgres() as server:
         return [
             line
@@ -105,7 +105,7 @@ def _used(pids: Sequence[int]) -> float:
 def _workers(
     services: Services, env: dict[str, str], folder: Path, processes: int
 ) -> Iterator[list[int]]:
-    """Run so many workers and give their process numbers; each counts once it holds its lock."""
+    """Run this many workers and give their process numbers; each counts once it holds its lock."""
     with ExitStack() as stack:
         pids = []
         for number in range(processes):

@@ -1,4 +1,4 @@
-"""Who is sent first: thousands of webhooks that do not answer delay no others, nor do new ones."""
+"""The order of deliveries: thousands of dead webhooks, or new ones, do not delay the others."""
 
 import socket
 import threading
@@ -30,7 +30,7 @@ MANY = 7
 
 @pytest.fixture
 def silent_server() -> Iterator[socket.socket]:
-    """Listen at all addresses of this machine and never accept: who connects waits."""
+    """Listen at all addresses of this machine and never accept: every client waits."""
     with socket.create_server(("0.0.0.0", 0), backlog=128) as server:
         yield server
 

@@ -39,7 +39,7 @@ def settings_for(ledger_url: str, tmp_path: Path) -> Settings:
 
 
 def age_by(books: Books, seconds: float) -> None:
-    """Let all workers have been silent for so long."""
+    """Make the last heartbeat of all workers this old."""
     books.execute(f"UPDATE workers SET seen_at = seen_at - {seconds}")  # noqa: S608 - a number of ours
 
 
@@ -130,7 +130,7 @@ def test_a_worker_that_holds_its_lock_and_was_silent_for_long_hangs(
 ) -> None:
     settings = settings_for(ledger_url, tmp_path)
     with closing(Services(settings).open()) as services, locked(settings.data_dir / "worker.lock"):
-        assert services.has_worker() is settings.embedded  # it has not given a sign yet
+        assert services.has_worker() is settings.embedded  # it has not sent a heartbeat yet
         services.workers.begin(Worker(), alone=True)
         services.database.write(
             lambda connection: connection.execute(text("UPDATE workers SET seen_at = seen_at - 41"))

@@ -338,7 +338,7 @@ def test_a_destination_is_deleted_with_its_deliveries_and_no_other_is_affected(
     assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (
         None,
         [],
-    )  # of a worker that knows it still
+    )  # of a worker that still knows the claim
     with pytest.raises(ClaimLostError):
         outbox.mark_sent(claimed)
     outbox.register([A])

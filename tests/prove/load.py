@@ -54,7 +54,7 @@ class Customer:
         self.cut: list[str] = []
 
     def order(self, prompt: str, script: dict[str, Any], variants: int = 1) -> None:
-        """Order one job; raise AssertionError if there is no answer for a minute."""
+        """Order one job; raise AssertionError if there is no answer within a minute."""
         order = {
             "prompt": prompt,
             "variants": variants,

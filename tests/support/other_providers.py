@@ -129,7 +129,7 @@ class Harness:
         """Return the deliveries of a job."""
         return self.services.queries.delivery_log(ref)
 
-    def told(self, ref: str) -> list[tuple[str, str | None]]:
+    def sources_and_proofs(self, ref: str) -> list[tuple[str, str | None]]:
         """Return source and proof of each delivery."""
         return [(row.source, row.proof) for row in self.deliveries(ref)]
 
@@ -142,7 +142,7 @@ class Harness:
 
 
 class Port:
-    """A port at which the application of a harness is served, and can be away."""
+    """A port at which the application of a harness is served, or is unavailable."""
 
     def __init__(self) -> None:
         self._application: Callable[..., Any] | None = None

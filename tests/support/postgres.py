@@ -105,7 +105,7 @@ def empty(url: str) -> None:
     tables = [sql.Identifier(table.name) for table in reversed(metadata.sorted_tables)]
     deletes = [sql.SQL("DELETE FROM {};").format(table) for table in tables]
     with psycopg.connect(_for_psycopg(make_url(url))) as connection:
-        # The index of texts is no table of the metadata.
+        # The index of texts is not a table of ``metadata``.
         deletes.append(sql.SQL("DELETE FROM {};").format(sql.Identifier("job_words")))
         connection.execute(sql.Composed(deletes) + sql.SQL(_RESTART_SEQUENCES))
 

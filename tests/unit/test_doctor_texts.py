@@ -84,7 +84,7 @@ SAMPLES = {
 
 
 def readings(node: ast.expr) -> list[str]:
-    """Return what a text in the code may be; nothing if it is no text."""
+    """Return what a text in the code may become; nothing for anything else."""
     match node:
         case ast.Constant(value=str(text)):
             return [text]

@@ -165,7 +165,7 @@ def nested(name: bytes, depth: int) -> bytes:
 
 
 def moving(count: int, *, announced: int) -> bytes:
-    """Make an animated AVIF that announces so many frames."""
+    """Make an animated AVIF that announces this many frames."""
     table = box(b"stbl", box(b"stsz", bytes(8), struct.pack(">I", announced), bytes(4 * count)))
     return avif(
         box(b"idat", b"x"), end=box(b"moov", box(b"trak", box(b"mdia", box(b"minf", table))))
@@ -190,7 +190,7 @@ def described(items: int, parts: int, offset: bytes, method: int = 0) -> bytes:
 
 
 def chunks_of_a_video(count: int) -> bytes:
-    """Make a video whose table of chunks has so many entries."""
+    """Make a video whose table of chunks has this many entries."""
     tables = [
         box(b"stsz", bytes(8), struct.pack(">II", 9, 9)),
         box(b"stsc", bytes(4), struct.pack(">IIII", 1, 1, 1, 1)),

@@ -179,7 +179,7 @@ def _beginning(body: bytes) -> Any:
 
 
 def _find_id(value: Any, layers: int) -> str | None:
-    """Return the id in an answer: in what it wraps, in a bare text there, or beside the status."""
+    """Return the id in an answer: in the wrapped object or text, or next to the status."""
     if not isinstance(value, dict) or not layers:
         return None
     fields = plainly_named(value)
@@ -217,8 +217,8 @@ def _refusal(answer: Any) -> str | None:
 def _is_accepted(answer: dict[str, Any]) -> bool:
     """Return whether an answer with an id accepted the job although something in it looks wrong.
 
-    That is so if its code says it, if it has an unknown code and no word about an error, or if it
-    is a task object, even of a task that has failed already.
+    There are three cases: its code says so; it has an unknown code and no word about an error; or
+    it is a task object, even of a task that has failed already.
     """
     if answer.get("success") is False:
         return False

@@ -1,6 +1,6 @@
 """What each family of GRSAI's models takes: endpoint, fields and limits, per API.
 
-The vendor ignores a field that a family does not have, and charges all the same. So every named
+The vendor ignores a field that a family does not have, and charges for the job. So every named
 option is translated here, and what a family cannot express is refused before anything is posted.
 Models appear every month, families rarely. A model of no known family gets the fields that most
 families share, and no limits.
@@ -49,7 +49,7 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Models whose names begin alike; ``draw`` is None if only the newer API has them."""
+    """Models whose names begin the same; ``draw`` is None if only the newer API has them."""
 
     prefixes: tuple[str, ...]
     draw: Fields | None

@@ -34,9 +34,9 @@ from receiver.web.api.jobs import KEY, MAX_REQUEST_BYTES, job_views, post_job
 from receiver.web.api.operations import ResponseDoc, documented
 from receiver.web.body import read_body
 from receiver.web.state import services
-from receiver.web.v1 import waiting
-from receiver.web.v1.answers import answer
+from receiver.web.v1 import waiting_clients
 from receiver.web.v1.errors import blueprint, failure, job_failure
+from receiver.web.v1.picture_response import answer
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +99,7 @@ def models() -> Response:
 )
 def generations() -> Response:
     """Post the job, or the jobs, and answer when the pictures are archived."""
-    slots = waiting.slots()
+    slots = waiting_clients.slots()
     if not slots.acquire(blocking=False):
         return _too_many()
     try:
@@ -165,9 +165,11 @@ def _made_key(body: bytes) -> str:
 def _respond(asked: ImagesRequest, jobs: Sequence[Job], began: float) -> Response:
     """Wait for the jobs and answer."""
     refs = [job.ref for job in jobs]
-    seconds, accepts_202 = waiting.preferred_wait()
-    has_hung_up, is_stopping = waiting.hang_up(), waiting.stopping()
-    found = waiting.wait(services(), refs, seconds, lambda: has_hung_up() or is_stopping())
+    seconds, accepts_202 = waiting_clients.preferred_wait()
+    has_disconnected, is_stopping = waiting_clients.has_disconnected(), waiting_clients.stopping()
+    found = waiting_clients.wait(
+        services(), refs, seconds, lambda: has_disconnected() or is_stopping()
+    )
     took = round(time.monotonic() - began, 3)
     if all(job.state in FINAL_STATES for job in found):
         log.info("images request answered", refs=refs, seconds=took)

@@ -45,13 +45,13 @@ def preferred_wait() -> tuple[float, bool]:
     return (0.0 if accepts_202 and not wait else longest), accepts_202
 
 
-def hang_up() -> Callable[[], bool]:
-    """Return a function that says whether this client has hung up."""
+def has_disconnected() -> Callable[[], bool]:
+    """Return a function that returns whether this client has disconnected."""
     return partial(is_closed, request.environ.get("gunicorn.socket"))
 
 
 def stopping() -> Callable[[], bool]:
-    """Return a function that says whether this process is about to stop."""
+    """Return a function that returns whether this process is about to stop."""
     return partial(is_stopping, current_app.extensions)
 
 
