@@ -198,9 +198,11 @@ class PythonProgram:
 
 
 @contextmanager
-def python(*arguments: str, folder: Path = ROOT) -> Iterator[PythonProgram]:
+def python(
+    *arguments: str, environ: Mapping[str, str] | None = None, folder: Path = ROOT
+) -> Iterator[PythonProgram]:
     """Run ``python -c CODE ARGUMENT…`` or ``python FILE ARGUMENT…``; kill it after the block."""
-    command, environ = ("python", *arguments), environment()
+    command, environ = ("python", *arguments), environment(environ)
     reader, writer = os.pipe()
     with (
         os.fdopen(reader, "rb") as output,
