@@ -3,6 +3,8 @@
 The environment is read here, once, for the arbiter and all its workers.
 """
 
+from receiver.telemetry import structlog_alone  # noqa: F401, I001 - before all that imports structlog
+
 import gc
 import os
 import resource
