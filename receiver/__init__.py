@@ -1,1 +1,1 @@
-"""Receives the callbacks of paid image generation and brings the pictures safely home."""
+"""Receives the callbacks of paid image generation, and archives the pictures."""

@@ -1,8 +1,8 @@
 """The time of the service, which changes of the machine's clock do not affect; and back-off.
 
 Leases, polls and deadlines use it. If an administrator or NTP set the clock, rows would otherwise
-look abandoned, or lie in the future. So the clock is read once; from then on the time since is
-added, by a counter that cannot be set.
+look abandoned, or their times would be in the future. So the clock is read once; later times are
+computed with a counter that cannot be set.
 """
 
 import os

@@ -23,7 +23,7 @@ OpenFile = IO[Any] | int
 
 _OWNER_ONLY = 0o077
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# What the service has in DATA_DIR; the archive has rules of its own, and may be a symbolic link.
+# Names that the service has in DATA_DIR; the archive has its own rules, and may be a symbolic link.
 _FOLDERS = ("secrets", "keys", "metrics", "scratch", "thumbnails", "accepting")
 _FILES = (
     *("secrets/admin", "secrets/callback", "secrets/callback.old", "keys/*.json"),
@@ -31,7 +31,7 @@ _FILES = (
 )
 # A file of this name, from a restored copy, is replaced.
 _PIPE = "worker.fifo"
-# What follows the ledger's name in the names of its files.
+# Endings of the names of the ledger's files.
 _OF_LEDGER = ("", "-wal", "-shm", "-journal", ".lock", ".open")
 # Root, and the user that root of a host is inside a container's user namespace.
 _TRUSTED_OWNERS = (0, 65534)
@@ -120,8 +120,9 @@ def make_data_dir(path: Path) -> None:
 def close_to_others(path: Path, ledger: Path) -> None:
     """Take the rights of all others from DATA_DIR, its secrets and the ledger's files.
 
-    An earlier release, or a restored copy, may have left them. What belongs to another user is left
-    as it is, and so is a DATA_DIR that is shared on purpose (sticky) or holds nothing of ours.
+    An earlier release, or a restored copy, may have left them. Files of another user are not
+    changed. A DATA_DIR that is shared on purpose (sticky), or has nothing of ours, is not changed
+    either.
     """
     ours = [
         *ledger.parent.glob(f"{ledger.name}*"),
@@ -170,7 +171,7 @@ def _not_ours(path: Path) -> str:
     try:
         status = path.lstat()
     except OSError:
-        return ""  # it has gone since, or who opens it reports the error
+        return ""  # it has gone since, or the code that opens it reports the error
     name = shlex.quote(str(path))
     if stat.S_ISLNK(status.st_mode):
         return (
@@ -191,7 +192,7 @@ def _not_ours(path: Path) -> str:
 
 
 def _is(path: Path, kind: Callable[[int], bool], *, if_missing: bool = True) -> bool:
-    """Return whether a file is of this kind; a symbolic link is, because it is another mistake."""
+    """Return whether a file is of this kind. A symbolic link counts: it is another mistake."""
     try:
         mode = path.lstat().st_mode
     except OSError:
@@ -216,7 +217,7 @@ def _of_another(path: Path, owner: int) -> str:
 
 
 def warn_of_root() -> None:
-    """Log a warning if this process is root: a hole in the service would be one in the machine."""
+    """Log a warning if this process is root: an attack on the service would reach the machine."""
     if os.geteuid() == 0:
         log.warning("the service runs as root; run it as a user of its own (docs/deploy.md)")
 
@@ -224,7 +225,7 @@ def warn_of_root() -> None:
 def require_writable(path: Path) -> None:
     """Raise ConfigurationError if no file can be created in DATA_DIR; it tries one.
 
-    Also if what is in it is not ours: see ``require_own``.
+    Raise it also if a file in it is not ours: see ``require_own``.
     """
     try:
         TemporaryFile(dir=path).close()
@@ -293,7 +294,7 @@ def _make(path: Path, value: str) -> None:
 
 @contextmanager
 def _draft(path: Path, value: str) -> Iterator[Path]:
-    """Yield a hidden file beside ``path`` with this value, on disk; its name is removed at last."""
+    """Yield a hidden file beside ``path`` with this value, on disk; its name is temporary."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(  # noqa: PTH123 - a descriptor

@@ -52,7 +52,7 @@ class TicketExpiredError(TicketError):
 
 
 class UnreadableError(ReceiverError):
-    """A body is no report: not JSON, not an object, or without the fields of a report."""
+    """A body is not a report: not JSON, not an object, or without the fields of a report."""
 
     permanent = True
 
@@ -64,7 +64,7 @@ class ProviderError(ReceiverError):
 class RefusedError(ProviderError):
     """The provider refused a submit; the text is its own. Nothing was started or billed.
 
-    ``provider_id`` is the id that the refusal had all the same, so that it can be asked about.
+    ``provider_id`` is the id in the refusal, if it has one, so that the task can be polled.
     """
 
     permanent = True
@@ -85,7 +85,7 @@ class AnswerLostError(ProviderError):
 
 
 class NoSuchTaskError(ProviderError):
-    """The provider does not know this id: not yet right after a submit, later no longer."""
+    """The provider does not know this id: not yet (right after a submit), or no longer."""
 
 
 class ProviderUnavailableError(ProviderError):
@@ -135,7 +135,7 @@ class InterruptedFetchError(FetchError):
 
 
 class NotThePictureError(ReceiverError):
-    """The bytes are no complete file of an allowed type; the source may serve others later."""
+    """The bytes are not a complete file of an allowed type; the source may serve others later."""
 
 
 class TruncatedError(NotThePictureError):

@@ -51,7 +51,8 @@ except ReceiverError as _error:
 
 failpoints.arm(os.environ)
 
-# On all interfaces unless HOST says otherwise: who runs gunicorn itself is called from outside.
+# On all interfaces unless HOST is set: an operator who runs gunicorn directly expects calls from
+# outside.
 _host = _settings.host or "::"
 _host = all_interfaces() if _host == "::" else _host
 bind = f"[{_host}]:{_settings.port}" if ":" in _host else f"{_host}:{_settings.port}"
@@ -81,7 +82,7 @@ forwarded_allow_ips = with_mapped(os.environ.get("FORWARDED_ALLOW_IPS", ""))
 accesslog = None
 errorlog = "-"
 loglevel = "error"
-# gunicorn is not controlled by a socket, and a service without a home cannot create one.
+# We do not use gunicorn's control socket, and a user without a home directory cannot create one.
 control_socket_disable = True
 # The heartbeat file must not wait for a busy disk.
 _MEMORY = "/dev/shm"  # noqa: S108 - gunicorn creates a private file there

@@ -11,7 +11,7 @@ def version() -> str:
     """Return the version of the installed package, such as ``0.1.0``; "unknown" without one."""
     try:
         return metadata.version(_PACKAGE)
-    except metadata.PackageNotFoundError:  # the source tree runs without being installed
+    except metadata.PackageNotFoundError:  # the source tree is not installed
         return "unknown"
 
 

@@ -46,7 +46,7 @@ class Reason(StrEnum):
     OUTPUT_MODERATION = "output_moderation"
     VIOLATION = "violation"
     PROVIDER_ERROR = "provider_error"
-    NO_RESULT = "no_result"  # succeeded, twice, without a URL
+    NO_RESULT = "no_result"  # succeeded twice without a URL
     BAD_ASSET = "bad_asset"  # the bytes behind a URL are not the picture, or may not be fetched
 
 
@@ -62,9 +62,9 @@ class Provider(StrEnum):
 
     @classmethod
     def of(cls, word: str) -> "Provider":
-        """Return the provider of a stored job; raise ProviderError if this release has none.
+        """Return the provider of a stored job; raise ProviderError if this release has no such one.
 
-        A later release, to which this service will be updated again, may have written it.
+        A later release may have written it, before this service went back to the present release.
         """
         try:
             return cls(word)
@@ -103,7 +103,7 @@ class Source(StrEnum):
 class Proof(StrEnum):
     """What is proved about a report: the trust ladder, best first."""
 
-    BODY = "body"  # a signature covers the body and names our account; or the provider's own answer
+    BODY = "body"  # a signature of the body that names our account; or the provider's own answer
     TASK = "task"  # a signature or the ticket covers the task, not what is said about it
     NONE = "none"  # nothing, or something is wrong: a hint
 
@@ -152,7 +152,7 @@ class EventDeliveryState(StrEnum):
 
     PENDING = "pending"
     SENT = "sent"
-    SET_ASIDE = "set_aside"  # given up after days of retries; people can have it sent again
+    SET_ASIDE = "set_aside"  # not tried any more after days of retries; an operator can resend it
 
 
 # The folder of the archive for rejected files.
@@ -162,7 +162,7 @@ QUARANTINE = "quarantine"
 FOLDER_PATTERN = rf"^(?!{QUARANTINE}(/|$))[A-Za-z_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
 MAX_FOLDER = 200
 
-# A larger number of pictures is no number that a provider accepts.
+# No provider accepts a larger number of pictures.
 _MAX_REQUESTED = 10_000
 
 # The providers' fields for the number of pictures.

@@ -124,7 +124,7 @@ def _hard_to_guess(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
 
 def _signing(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for secret in values:
-        with suppress(ValueError):  # no base64
+        with suppress(ValueError):  # not base64
             prefix, _, key = secret.get_secret_value().partition("_")
             if prefix == "whsec" and len(b64decode(key, validate=True)) in _SIGNING_KEY_SIZES:
                 continue
@@ -187,7 +187,7 @@ class Settings(ProviderSettings):
     archive_url: Annotated[str, AfterValidator(_archive_address)] = Field(
         default="", validate_default=True
     )
-    archive_public_url: WebAddress | None = None  # where everybody can read what it names
+    archive_public_url: WebAddress | None = None  # the public address of the archive
     s3_addressing_style: Annotated[AddressingStyle, Lower] = "auto"
     s3_checksums: Annotated[Checksums, Lower] = "when_required"
     s3_verify: Annotated[Verify, Lower] = "auto"
@@ -280,7 +280,7 @@ class Settings(ProviderSettings):
                 "must be set when DATABASE_URL is PostgreSQL, alike on every machine: "
                 "s3://bucket/prefix, or file:///path of a directory that all machines share"
             )
-        return value or "file:///none"  # beside a wrong DATABASE_URL it is no mistake of its own
+        return value or "file:///none"  # not a mistake if DATABASE_URL is wrong
 
     @field_validator("event_secret")
     @classmethod
@@ -327,7 +327,8 @@ class Settings(ProviderSettings):
     def listen_host(self) -> str:
         """The address to listen on; "" for all interfaces.
 
-        Who sets PORT, such as a platform, calls from outside; without it this machine is enough.
+        If PORT is set, as by a platform, calls come from outside. Otherwise only this machine can
+        call.
         """
         if self.host is not None:
             return self.host

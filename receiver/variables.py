@@ -55,7 +55,7 @@ def read_variables(
 def secret_variables(fields: Mapping[str, FieldInfo]) -> frozenset[str]:
     """Return the names of all variables that may hold a secret of ours, or the path of one.
 
-    Of the fields these are those whose value is a SecretStr or is not shown (``repr=False``).
+    A field may hold a secret if its value is a SecretStr or is not shown (``repr=False``).
     """
     names = [
         field.upper()
@@ -69,7 +69,8 @@ def _contents(path: Path) -> str:
     """Return the value in a file; raise ValueError if it cannot be read.
 
     The error does not quote the path: it may be the secret itself by mistake. Symbolic links are
-    followed, and others may read it: container platforms mount secrets so.
+    followed, and other users may be able to read the file, because container platforms mount
+    secrets in this way.
     """
     try:
         with path.open(encoding="utf-8") as file:

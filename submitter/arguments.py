@@ -17,7 +17,7 @@ _LARGEST_IMAGE = 20 * 1024 * 1024
 
 
 def job_request(request: Mapping[str, Any]) -> JobRequest:
-    """Return the arguments of ``submit`` with each local picture as a data URI; raise likewise."""
+    """Return validated arguments, with local pictures as data URIs; raise as ``submission_of``."""
     pictures = tuple(reference_image(image) for image in request.get("images", ()))
     try:
         return JobRequest.model_validate({**request, "images": pictures})
@@ -40,7 +40,7 @@ def submission_of(request: Mapping[str, Any]) -> Submission:
 def reference_image(given: str) -> str:
     """Return a URL as it is, and a local file as a data URI.
 
-    Raise ConfigurationError for a file that is no picture, cannot be read, or is too large.
+    Raise ConfigurationError for a file that is not a picture, cannot be read, or is too large.
     """
     if given.startswith(("http://", "https://", "data:")):
         return given

@@ -10,12 +10,12 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from urllib.parse import urlsplit
 
-# Seconds to connect, and until a stream that was refused or cut is asked for again.
+# Seconds to connect, and seconds before a stream that was refused or cut is requested again.
 _CONNECT, _AGAIN = 10.0, 5.0
 
 
 class EventStream:
-    """Says when something has happened. It reconnects by itself; without it, waits just end."""
+    """Waits for events of a service; reconnects by itself. While it cannot, waits time out."""
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
         self._url = urlsplit(url)
@@ -47,14 +47,14 @@ class EventStream:
                 self._give_up()
 
     def _connect(self) -> bool:
-        """Open the stream; return False if that has to wait."""
+        """Open the stream; return False if it cannot be opened yet."""
         if time.monotonic() < self._again_at:
             return False
         kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
         try:
             self._connection = kind(self._url.netloc, timeout=_CONNECT)
             self._connection.request("GET", self._url.path, headers=self._headers)
-            self._socket = self._connection.sock  # the connection forgets it if it ends with this
+            self._socket = self._connection.sock  # the connection may drop it
             self._response = self._connection.getresponse()
         except (OSError, HTTPException):
             self._give_up()

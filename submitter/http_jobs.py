@@ -39,7 +39,7 @@ from submitter.job import Asset, Files
 _CONNECT, _SILENCE = 10.0, 120.0
 # Seconds before each repetition of a request without an answer.
 BACK_OFF = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
-# Longest pause that the service may ask for, and seconds between two reads of jobs while waiting.
+# Longest Retry-After that is obeyed, and seconds between two reads of jobs while waiting.
 _LONGEST_PAUSE, _READ_EVERY = 30.0, 5.0
 # Jobs that are read with one request; jobs among which that of an interrupted submit is searched.
 _AT_ONCE, _NEWEST = 200, 50
@@ -124,7 +124,7 @@ class HttpJobs:
     def is_same_request(self, ref: str, request: Mapping[str, Any]) -> bool:
         """Return whether a job was made by these arguments, as far as the API shows them.
 
-        Not compared are reference pictures: the service itself refuses the key of another request.
+        Reference pictures are not compared: the service itself refuses a key of another request.
         """
         job = self.named([ref])[ref]
         params = dict[str, object](job.request.params if job.request else {})
@@ -153,7 +153,7 @@ class HttpJobs:
         return found
 
     def states(self, refs: Sequence[str]) -> dict[str, tuple[JobState, Reason | None]]:
-        """Return the states of some hundred jobs; unknown refs are left out."""
+        """Return the states of a few hundred jobs; unknown refs are left out."""
         return {ref: (job.state, job.reason) for ref, job in self.named(refs).items()}
 
     def key_holder(self, key: str) -> JobView | None:
@@ -218,8 +218,8 @@ class HttpJobs:
     ) -> tuple[requests.Response, bool]:
         """Return the answer, and whether the request had to be repeated.
 
-        Raise LedgerError if the service cannot be reached; not ``patient``: an answer that says
-        that something is away is an answer too.
+        Raise LedgerError if the service cannot be reached; without ``patient``, a 503 is returned
+        like any other answer.
         """
         wait_until_away = [*self._back_off, None]
         for number, pause in enumerate(wait_until_away):
@@ -245,7 +245,7 @@ class HttpJobs:
         raise LedgerError(f"RECEIVER_URL: the service at {self._url} does not answer: {problem}")
 
     def _json(self, answer: requests.Response) -> dict[str, Any]:
-        """Return the JSON of a good answer; raise the error that another one says."""
+        """Return the JSON of a successful answer; raise the error that any other answer means."""
         self._json_or_bytes(answer)
         try:
             return dict(answer.json())
@@ -265,7 +265,7 @@ class HttpJobs:
 
 
 def _detail(answer: requests.Response) -> str:
-    """Return what a problem says, or its status."""
+    """Return the detail of a problem, or its status."""
     try:
         return str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):

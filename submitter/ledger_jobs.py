@@ -27,7 +27,7 @@ from submitter.job import Files, LedgerFiles
 
 # Seconds between two polls of the ledger while waiting.
 POLL_EVERY = 0.2
-# The job of an interrupted submit is searched among so many newest jobs.
+# Newest jobs among which the job of an interrupted submit is searched.
 _NEWEST = 50
 _NO_KEY = "GRSAI_API_KEY: not set; GRSAI reports the credits left only for a key"
 
@@ -98,7 +98,7 @@ class LedgerJobs:
         return self._services.job_objects.named(refs)
 
     def states(self, refs: Sequence[str]) -> Mapping[str, tuple[JobState, Reason | None]]:
-        """Return the states of some hundred jobs; unknown refs are left out."""
+        """Return the states of a few hundred jobs; unknown refs are left out."""
         return self._services.queries.states(refs)
 
     def key_holder(self, key: str) -> JobView | None:

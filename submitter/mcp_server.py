@@ -58,7 +58,7 @@ def mcp_server(tools: "Tools") -> Any:
 
 
 def _says_mistakes(tool: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-    """Raise our errors as ToolError: of others the agent is told only that there was one."""
+    """Raise our errors as ToolError, because of any other error the agent gets no text."""
     from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415 - an optional part
 
     @functools.wraps(tool)
@@ -103,8 +103,9 @@ class Tools:
         images are URLs of reference pictures. key is your own name for the job: with the same key
         nothing is paid again. params are sent to the provider unchanged. mode is how the result
         arrives (webhook, poll or stream); leave it out. api is draw, or api for GRSAI's newer one.
-        batch is your name for several jobs, metadata a small object to find the job by, folder a
-        folder of the archive for the pictures, webhook a URL that gets the job's events.
+        batch is your name for several jobs. metadata is a small object by which the job can be
+        found. folder is a folder of the archive for the pictures. webhook is a URL that gets the
+        job's events.
         """
         asked: dict[str, Any] = {
             "model": model,
@@ -144,7 +145,7 @@ class Tools:
 
 
 def in_short(job: Job) -> dict[str, Any]:
-    """Return what an agent needs of a job."""
+    """Return the fields of a job that an agent needs."""
     names = ("ref", "state", "progress", "model", "prompt", "key", "reason", "message")
     whole = job.model_dump(mode="json")
     pictures = [_picture(asset) for asset in job.assets if asset.key]

@@ -82,9 +82,10 @@ def _problem_of(services: Services) -> str:
 
 
 def _answer(url: str) -> object:
-    """Return the JSON that a server answers to our call, None if it is none or comes too late."""
+    """Return the JSON of the answer to our call; None if it is not JSON or comes too late."""
     answers: list[object] = []
-    # A server that sends a byte now and then is never silent. A daemon does not hold up the exit.
+    # In a thread, because a server that sends a byte now and then causes no timeout. It is a
+    # daemon, so that it does not delay the exit.
     call = Thread(target=_call, args=(url, answers), name="check before a POST", daemon=True)
     call.start()
     call.join(_CALL)

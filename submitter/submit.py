@@ -57,7 +57,7 @@ class Transport(Protocol):
         """Return the jobs by ref; unknown refs are left out."""
 
     def states(self, refs: Sequence[str]) -> Mapping[str, tuple[JobState, Reason | None]]:
-        """Return the states of some hundred jobs; unknown refs are left out."""
+        """Return the states of a few hundred jobs; unknown refs are left out."""
 
     def key_holder(self, key: str) -> JobView | None:
         """Return the job that has a key; None if it is free."""
@@ -69,7 +69,7 @@ class Transport(Protocol):
         """Return the newest jobs with a text in ref, model or prompt, or as their whole key."""
 
     def pause(self) -> None:
-        """Wait for a change, or until it is time to look for one."""
+        """Wait for a change, or until the next check for one."""
 
     def has_worker(self) -> bool:
         """Return whether a worker archives the pictures."""
@@ -77,8 +77,8 @@ class Transport(Protocol):
     def credits(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return the credits left at each provider, and job counts by model.
 
-        Of each provider with a key, and of GRSAI always: ``provider``, ``credits`` (None if it does
-        not say, or could not be asked) and ``error``.
+        There is an entry for GRSAI and for each other provider with a key: ``provider``,
+        ``credits`` (None if the provider does not tell or did not answer) and ``error``.
         """
 
     def close(self) -> None:
@@ -171,9 +171,9 @@ class Submitter:
         in pixels and no reference pictures are accepted.
 
         Raise KeyConflictError if the job that has the key was asked for something else. Raise
-        ConfigurationError for an image that cannot be read, for ``mode`` webhook if the last
-        `receiver doctor` could not reach PUBLIC_URL, for a ``webhook`` to which events cannot be
-        sent, and if no worker would archive the result.
+        ConfigurationError for an image that cannot be read, and for a ``webhook`` to which events
+        cannot be sent. Also raise it if no worker would archive the result, and for ``mode``
+        webhook if the last `receiver doctor` could not reach PUBLIC_URL.
         """
         asked = {
             "model": model,

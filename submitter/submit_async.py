@@ -14,7 +14,7 @@ class AsyncSubmitter:
     """The methods of ``Submitter`` as coroutines; an asynchronous context manager.
 
     The arguments are those of ``Submitter``, which is opened by ``async with``. A call that is
-    cancelled goes on in its thread: a job may be posted all the same.
+    cancelled goes on in its thread: its job may still be posted.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -48,7 +48,7 @@ log = structlog.get_logger(__name__)
 
 # Seconds after each failed attempt, with jitter.
 BACK_OFF = doubling(1.0, 60.0)
-# After so many files that are no picture the asset fails: about four minutes of "not ready yet".
+# The asset fails after this many files that are not pictures: about 4 minutes of "not ready yet".
 MAX_BAD_FILES = 10
 # Seconds until the next attempt after the archive could not store an object.
 STORE_RETRY_DELAY = 15.0
@@ -59,7 +59,7 @@ ATTEMPTS_BEFORE_REFRESH = 3
 class Archiver:
     """Archives claimed assets. ``scratch`` is the folder for temporary files.
 
-    ``headers_for`` returns what the download of an asset needs beside its URL.
+    ``headers_for`` returns the headers that the download of an asset needs.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class Archiver:
         self._unfinished = Unfinished(BACK_OFF[-1])
         # A response that contains pictures is large: only one is in memory at a time.
         self._decode_lock = Lock()
-        # By ref and index. A restart begins from 0; the URL's lifetime is the limit in any case.
+        # Keyed by ref and index. A restart begins from 0; the URL's lifetime is the limit in any
+        # case.
         self._bad_files: Counter[tuple[str, int]] = Counter()
 
     def archive(self, claimed: Claimed[Asset], progress: Progress | None = None) -> None:
@@ -142,8 +143,9 @@ class Archiver:
     def _prepare_end(self, claimed: Claimed[Asset], stored: StoredAsset) -> End | None:
         """Return the job's end if this is its last asset, so that both end in one transaction.
 
-        Not after a crash: if the manifest is what makes workers crash, the next attempt must finish
-        the asset without it. If no manifest was created in its folder, the asset is settled here.
+        After a crash, return None: if the manifest is what makes workers crash, the next attempt
+        must finish the asset without it. If no manifest was created in its folder, the asset is
+        settled here.
         """
         prepare = self._conclusion.prepare_with_last
         with tracing.step("conclude"), self._noting_store_errors():
@@ -207,7 +209,7 @@ class Archiver:
     ) -> StoredAsset | Rejection:
         """Return the object that has the key already.
 
-        If that is no picture, the downloaded one goes to the quarantine, so that it is not lost.
+        If that object is not a picture, the downloaded file goes to the quarantine and is not lost.
         """
         with self._scratch_file(f"{path.name}-stored") as copy, self._noting_store_errors():
             try:
@@ -218,7 +220,8 @@ class Archiver:
     def _adopt_earlier(self, asset: Asset, path: Path) -> StoredAsset | None:
         """Return the object of an earlier attempt that was stored but not recorded, if any.
 
-        Looked for first, because the source may be gone by now or serve another file type.
+        Call this before a download, because the source may be gone by now or serve another file
+        type.
         """
         if asset.attempts == 1 and not asset.error:
             return None
@@ -257,7 +260,7 @@ class Archiver:
             raise
 
     def _require_store(self) -> None:
-        """Check the archive if the last use failed, so that nothing is downloaded in vain."""
+        """Check the archive if its last use failed: a download would be useless without it."""
         if self._store_suspect:
             self._store.check()
             self._store_suspect = False
@@ -287,7 +290,7 @@ class Archiver:
                 path.unlink()
 
     def _set_aside(self, claimed: Claimed[Asset]) -> None:
-        """Give up an asset over which workers crash, so that they can do the other work."""
+        """End an asset that makes workers crash, so that they can do the other work."""
         log.error(
             "asset set aside",
             ref=claimed.row.ref,
@@ -334,7 +337,8 @@ class Archiver:
         if is_last:
             self._give_up(claimed, AssetState.FAILED, text, rejected)
         elif isinstance(error, StoreError) and now < asset.expires_at + asset.lifetime:
-            # The archive is away; the asset is not at fault. Its URL may live longer than promised.
+            # The archive is unavailable; the asset is not at fault. Its URL may be valid longer
+            # than promised.
             self._assets.retry(
                 claimed,
                 now + back_off(1, (STORE_RETRY_DELAY,)),
@@ -362,10 +366,10 @@ class Archiver:
             )
 
     def _is_bad_too_often(self, asset: Asset, error: ReceiverError) -> bool:
-        """Return whether the source served too many files that are no picture; count this one.
+        """Return whether the source served too many files that are not pictures; count this one.
 
-        Other faults do not count: they may last until the URL ends. Neither does a file that the
-        archive could not store: it was paid for, and could not be accepted later.
+        Other faults do not count: they may last until the URL expires. A file that the archive
+        could not store does not count either: it was paid for, and could not be accepted later.
         """
         if isinstance(error, NotThePictureError):
             if asset.url.startswith(INLINE):

@@ -31,7 +31,7 @@ def find_picture(reports: Sequence[tuple[Provider, bytes]], url: str) -> str:
 def decode_base64_image(text: str, url: str, into: Path, max_bytes: int | None = None) -> Fetched:
     """Write a picture that came inside its report, in base64, to the new file ``into``.
 
-    Raise NotThePictureError if it is no valid base64, TooLargeError if the picture would have more
+    Raise NotThePictureError if it is not valid base64, TooLargeError if the picture would have more
     than ``max_bytes``, OSError if the disk fails.
     """
     if max_bytes is not None and len(text.rstrip("=")) * 3 // 4 > max_bytes:

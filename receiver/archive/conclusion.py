@@ -55,9 +55,10 @@ class Conclusion:
     def prepare_with_last(self, claimed: Claimed[Asset], stored: StoredAsset) -> End | None:
         """Return the end of a job whose last asset was just stored, after storing its manifest.
 
-        Return None if the reconciler must end the job: other assets are pending, or there is a
-        manifest already (of an earlier round, or of a worker that lost its claim or crashed), or
-        the archive cannot store one. The ledger decides again, in the transaction that ends both.
+        Return None if the reconciler must end the job. That is so if other assets are pending, if
+        the archive cannot store a manifest, or if there is one already: of an earlier round, or of
+        a worker that lost its claim or crashed. The ledger decides again, in the transaction that
+        ends both.
         """
         record = self._queries.record(claimed.row.ref)
         if record is None or not (found := _with_last(record, claimed, stored, self._now())):
@@ -78,7 +79,7 @@ class Conclusion:
     def _has_better_manifest(self, job: Job) -> bool:
         """Return whether an adopted job has a manifest from an earlier ledger.
 
-        That one contains the request, which we never saw.
+        The earlier manifest contains the request, which we never saw.
         """
         if job.model:
             return False
@@ -139,7 +140,7 @@ def _manifest(record: JobRecord, end: End) -> bytes:
 def shortfall(job: Job, count: int) -> str:
     """Return which pictures are not among the ``count`` assets of a success; "" if none is missing.
 
-    They may have been paid for, so the job says it although it is archived.
+    They may have been paid for, so the job names them although it is archived.
     """
     asked, left_out = job.requested or 0, job.left_out
     fewer = f"{asked} pictures were requested, the provider made {count}" if asked > count else ""

@@ -9,7 +9,7 @@ from threading import Lock
 from receiver.errors import TooLargeError
 from receiver.ledger.rows import Asset
 
-# What is called with each number of bytes that came; raises TooLargeError.
+# Called with the number of bytes each time some arrive; raises TooLargeError.
 Count = Callable[[int], None]
 
 
@@ -18,7 +18,8 @@ class _Job:
     """A job of which files are being archived; sizes in bytes."""
 
     downloads: int = 0
-    # Of ``stored`` and ``received``; one for each job, because it is held while the ledger is read.
+    # Protects ``stored`` and ``received``. Each job has its own, because it is locked while the
+    # ledger is read.
     lock: Lock = field(default_factory=Lock)
     stored: int | None = None  # archived or in the quarantine when the first of them began
     received: int = 0  # since then
@@ -75,8 +76,8 @@ class JobLimits:
                 )
 
         try:
-            # What ends meanwhile is counted there or here, never twice: this job has an entry from
-            # before the ledger is read until its last file has ended.
+            # A file that ends meanwhile is counted once, in the ledger or here: this job has an
+            # entry from before the ledger is read until its last file has ended.
             job.begin(partial(self._stored, asset.ref))
             yield count
         except BaseException:

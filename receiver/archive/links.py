@@ -23,7 +23,7 @@ class Link:
 
 
 class Links:
-    """Makes links. ``public_archive_url`` is where everybody can read the archive, if anywhere.
+    """Makes links. ``public_archive_url`` is where the archive is public, or None.
 
     ``secret`` returns what signs our own links.
     """

@@ -85,7 +85,7 @@ def quarantine_key(ref: str, idx: int, sha256: str) -> str:
 
 
 def parse_quarantine_key(key: str) -> str | None:
-    """Return the ref in the key of a rejected file, or None if this is no such key."""
+    """Return the ref in the key of a rejected file, or None if it is another key."""
     found = _QUARANTINE_KEY.fullmatch(key)
     with suppress(ValueError):  # a ref whose time is out of range
         if found and key.startswith(f"{QUARANTINE}/{_folder(found[1])}/"):

@@ -1,10 +1,10 @@
 """The quarantine: downloaded files that failed inspection are kept, and can be accepted.
 
 The inspector may be wrong, and a file was paid for. So the last rejected file of each asset is
-stored in a folder of its own in the archive, up to a size per job and in total. It is removed when
-a later file of the asset is archived, or when there is no more room: first older files of the same
-job, then the oldest of all. The limit per job comes first, so an attacker who controls the URLs of
-one job cannot push out the files of others.
+stored in a separate folder of the archive. Its size is limited per job and in total. It is removed
+when a later file of the asset is archived, or when there is no more room: first older files of the
+same job, then the oldest of all. The limit per job comes first, so an attacker who controls the
+URLs of one job cannot push out the files of others.
 
 An object is deleted before the ledger forgets it. So the ledger knows every object, unless a
 worker is killed, or loses its claim, between storing one and recording it. When the asset is lost,
@@ -89,11 +89,11 @@ class Quarantine:
     def keep(
         self, asset: Asset, path: Path, fetched: Fetched, error: FetchError | NotThePictureError
     ) -> "Rejection":
-        """Store a rejected file, which may take ``path`` away; return what it means for the asset.
+        """Store a rejected file and return what it means for the asset; ``path`` may be gone then.
 
-        With a FetchError another download may bring more. Whatever fails here, the attempt goes
-        on: then the file is not kept, the log says why, and the file is wanted once more. Such
-        a file, which may be cut short, is kept only if it is longer than the one kept already.
+        With a FetchError another download may bring more. If anything fails here, the attempt goes
+        on: the file is not kept, the log says why, and the file is wanted once more. Such a file,
+        which may be cut short, is kept only if it is longer than the one kept already.
         """
         if not fetched.size:
             return Rejection(error)
@@ -102,7 +102,8 @@ class Quarantine:
         twice = asset.rejected_sha256 == fetched.sha256
         final = twice and not is_text and isinstance(error, NotThePictureError)
         if twice and asset.quarantined_at is not None:
-            # Not recorded again: since this attempt began it may have been removed for others.
+            # Not recorded again: it may have been removed since this attempt began, to make room
+            # for others.
             return Rejection(_twice(error) if final else error, final=final)
         if isinstance(error, FetchError) and fetched.size <= _kept_size(asset):
             return Rejection(error)
@@ -124,7 +125,7 @@ class Quarantine:
     ) -> float | None:
         """Store a file and return the time; return None if it is not wanted.
 
-        A text never replaces a file that is none: when a URL has expired, a page may come.
+        A text never replaces a picture: when a URL has expired, the server may send a page.
         """
         if fetched.size > min(self._job_max_bytes, self._max_bytes):
             _log_not_kept(asset, fetched, "it is larger than the quarantine")
@@ -183,7 +184,7 @@ class Quarantine:
     def find_unrecorded(self, asset: Asset, error: str) -> Rejected | None:
         """Return a file that is kept of a lost asset although the ledger knows of none.
 
-        Of several it is the largest. ``error`` is why the asset is lost.
+        If there are several, return the largest. ``error`` is why the asset is lost.
         """
         found = self._stored_files(asset)
         if not found:
@@ -204,7 +205,7 @@ class Quarantine:
             )
 
     def _stored_files(self, asset: Asset) -> list[tuple[int, str]]:
-        """Return size and SHA-256 of the asset's files in the archive; none if it is away."""
+        """Return size and SHA-256 of the asset's files; none if the archive is unavailable."""
         prefix = quarantine_key(asset.ref, asset.idx, "")
         try:
             return [
@@ -222,7 +223,7 @@ class Quarantine:
         """Store the asset's rejected file as its result file; return what is stored now.
 
         Raise ReceiverError if the file is not kept, gone or damaged, or if another file is stored
-        as the result; StoreError if the archive is away.
+        as the result; StoreError if the archive is unavailable.
         """
         name = f"the rejected file of asset {asset.idx} of {asset.ref}"
         found = asset.rejected

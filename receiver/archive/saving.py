@@ -32,7 +32,7 @@ def save(source: Opener, digest: str, target: Path, *, overwrite: bool = False) 
 
     ``digest`` is its SHA-256. The file appears whole or not at all. Raise ReceiverError if another
     file has the name, unless it may be overwritten; if the bytes are damaged; or if they cannot be
-    written. Raise StoreError if the archive is away.
+    written. Raise StoreError if the archive is unavailable.
     """
     try:
         if _is_same(target, digest):

@@ -2,8 +2,8 @@
 
 While others wait, one job or one host may hold a quarter of the threads. One that is alone may hold
 all of them; when others come, slow downloads above the quarter are interrupted. Some threads are
-for first attempts only. If all threads are held by slow downloads of many jobs and hosts, those are
-interrupted that are slower than their size and the backlog allow.
+for first attempts only. If slow downloads of many jobs and hosts hold all threads, some are
+interrupted: those that are slower than their size and the backlog allow.
 """
 
 import threading
@@ -26,13 +26,13 @@ log = structlog.get_logger(__name__)
 # The part of the threads that one job or host may hold while others wait; as many are for first
 # attempts.
 SHARE = 4
-# Seconds between two looks for work that waits.
+# Seconds between two checks for work that waits.
 LOOK_INTERVAL = 1.0
-# A look comes again after so many times its own length at the earliest, if others wait only where
-# it takes long, in seconds. With 100,000 assets that wait for one host it takes 0.3 to 0.8 s.
-LOOK_SHARE, LONG_LOOK = 20, 0.1
-# Seconds after which it comes again in any case: what took long may have been the disk.
-LOOK_LEAST = 60.0
+# A claim that looked for other hosts and took long, in seconds, is followed by claims that do not,
+# for so many times its own length. With 100,000 assets at one host it takes 0.3 to 0.8 s.
+LONG_LOOK, LOOK_SHARE = 0.1, 20
+# Seconds for which claims do not look at most: what took long may have been the disk.
+LOOK_PAUSE = 60.0
 # Seconds that a download runs at least, and that one may last that is not interrupted.
 MIN_SECONDS, ENDS_SOON = 2.0, 5.0
 # Seconds that a download may last, by its speed and size, if each thread has one asset that waits;
@@ -41,16 +41,16 @@ ALLOWED, ALLOWED_LEAST = 60.0, 15.0
 MOST_DOUBLINGS = 6
 # Bytes of a download whose size is not known, at least.
 SMALL = 256 * 1024
-# So many times slower than the fastest one, a download is slow whatever the line can carry.
+# A download this many times slower than the fastest one is slow, whatever the line can carry.
 OUTLIER = 8
-# Seconds without the end of a download after which the slowest are interrupted all the same.
+# If no download ends for this many seconds, the slowest are interrupted in any case.
 STUCK = 10.0
 # The same if only others of the same host wait, and how long a download may last then.
 STUCK_AT_ONE_HOST, ALLOWED_AT_ONE_HOST = 30.0, 120.0
 # Seconds that the job and the host of an interrupted download have no share of their own: all of
 # these together may hold a quarter of the threads while others wait.
 REMEMBERED = 300.0
-# Each so many claims the deadline alone counts, so that later attempts have their turn.
+# In one of this many claims only the deadline counts, so that later attempts have their turn.
 TURNS = 8
 
 
@@ -133,7 +133,7 @@ class Shares:
         self._running: dict[tuple[str, str, int], Running] = {}  # by claim, ref and index
         self._slow = _Slow()
         self._next_look = 0.0
-        # Until when nobody else waits for a thread, as far as we know, beside these hosts.
+        # Until when claims do not look for others than these hosts.
         self._alone_until: dict[frozenset[str], float] = {}
         self._ended_at = clock()
         self._fastest = _Fastest()
@@ -141,7 +141,7 @@ class Shares:
         self.interrupted = 0
 
     def claim(self, limit: int) -> list[Claimed[Asset]]:
-        """Claim due assets for so many free threads, a quarter of the threads at a time."""
+        """Claim due assets for these free threads, a quarter of the threads at a time."""
         claimed: list[Claimed[Asset]] = []
         while (wanted := min(limit - len(claimed), self._quota)) > 0:
             more = self._claim(wanted)
@@ -169,14 +169,14 @@ class Shares:
     def _note_look(
         self, avoided: list[Avoided], claims: list[Claimed[Asset]], began: float
     ) -> None:
-        """Remember beside which hosts nobody waits, so that not each claim asks for others again.
+        """Remember beside which hosts no others wait, so that not each claim looks for others.
 
-        If there are none, the question reads every due asset. If it took long it is not asked for
+        If there are none, the query reads every due asset. If it took long, it is not repeated for
         a while in any case: SQLite's other writers wait meanwhile.
         """
         now = self._clock()
         seconds = now - began
-        until = now + min(max(LOOK_INTERVAL, LOOK_SHARE * seconds), LOOK_LEAST)
+        until = now + min(max(LOOK_INTERVAL, LOOK_SHARE * seconds), LOOK_PAUSE)
         alone = {
             one.hosts: until
             for one in avoided
@@ -215,10 +215,10 @@ class Shares:
             return self._slow.parties(self._clock())
 
     def _avoided(self, running: list[Running]) -> list[Avoided]:
-        """Return whose assets are claimed only if there are no others, the strictest first.
+        """Return the parties whose assets are claimed only if there are no others, strictest first.
 
-        If all who wait hold their share, hosts may have more than it, then jobs, and at last who
-        was slow, because no thread is to be idle.
+        If every waiting job and host holds its share, the limits end, because no thread should be
+        idle: first that of hosts, then that of jobs, finally that of slow sources.
         """
         slow = self._slow_parties()
         if _count(running, slow) < self._threads // SHARE:
@@ -234,7 +234,7 @@ class Shares:
         return [one for one in avoided if one and not self._is_alone(one)]
 
     def _is_alone(self, avoided: Avoided) -> bool:
-        """Return whether it is known that nobody waits but those that are avoided."""
+        """Return whether a claim has found a moment ago that no others wait."""
         now = self._clock()
         with self._lock:
             known = [hosts for hosts, until in self._alone_until.items() if until > now]
@@ -277,10 +277,10 @@ class Shares:
         Beside each stands how many wait.
         """
         held = Counter(party for one in running for party in one.parties)
-        slow, lane = self._slow_parties(), self._threads // SHARE
+        slow, slow_quota = self._slow_parties(), self._threads // SHARE
         groups = [({party}, self._quota) for party, count in held.items() if count > self._quota]
         victims: dict[Running, int] = {}
-        for parties, most in (*groups, (_jobs(slow), lane), (slow, lane)):
+        for parties, most in (*groups, (_jobs(slow), slow_quota), (slow, slow_quota)):
             theirs = [one for one in running if one.parties & parties and one not in victims]
             excess = len(theirs) - most
             if excess > 0 and (longest := self._longest(theirs)):
@@ -300,21 +300,22 @@ class Shares:
         elsewhere = self._waiting(running, longest[0].parties)
         allowed = max(ALLOWED_LEAST, ALLOWED * self._threads / max(waiting, self._threads))
         stuck = self._clock() - self._ended_at
-        # Of one host all may be slow because our line is: then only what is very slow.
+        # If only one host is served, all its downloads may be slow because our line is. Then only
+        # very slow ones are interrupted.
         least = allowed if elsewhere and stuck > STUCK else ALLOWED_AT_ONE_HOST
         is_stuck = stuck > (STUCK if elsewhere else STUCK_AT_ONE_HOST)
         late = [
             one
             for one in longest
             if (
-                one.progress.seconds > ENDS_SOON * _patience(one)
+                one.progress.seconds > ENDS_SOON * _allowed_factor(one)
                 and self._fastest.is_outlier(one.progress.speed)
-                and _expected_seconds(one.progress) > allowed * _patience(one)
+                and _expected_seconds(one.progress) > allowed * _allowed_factor(one)
             )
             or (
                 is_stuck
-                and one.progress.seconds > MIN_SECONDS * _patience(one)
-                and _expected_seconds(one.progress) > least * _patience(one)
+                and one.progress.seconds > MIN_SECONDS * _allowed_factor(one)
+                and _expected_seconds(one.progress) > least * _allowed_factor(one)
             )
         ]
         return dict.fromkeys(late[: min(waiting, self._quota)], waiting)
@@ -333,7 +334,7 @@ class Shares:
                       reverse=True)  # fmt: skip
 
     def _ends_soon(self, one: Running) -> bool:
-        """Return whether a download ends soon; not for ever, if it always says so."""
+        """Return whether a download ends soon; this is believed only for a limited time."""
         if one.progress.seconds_left() > ENDS_SOON:
             return False
         if one.ends_by is None:
@@ -347,7 +348,7 @@ class Shares:
         return max(0, due - stopping)
 
     def figures(self) -> dict[str, object]:
-        """Return what a worker's signs of life say about its downloads."""
+        """Return what a worker's heartbeats say about its downloads."""
         running = self._all()
         held = Counter(party for one in running for party in one.parties)
         most = held.most_common(1)
@@ -381,13 +382,13 @@ def _key(claimed: Claimed[Asset]) -> tuple[str, str, int]:
     return claimed.token, claimed.row.ref, claimed.row.idx
 
 
-def _patience(one: Running) -> int:
-    """Return how many times longer it may last than at its first attempt."""
+def _allowed_factor(one: Running) -> int:
+    """Return how many times longer a download may last than at its first attempt."""
     return int(2 ** min(one.asset.attempts - 1, MOST_DOUBLINGS))
 
 
 def _expected_seconds(progress: Progress) -> float:
-    """Return how long a download lasts in all, by its pace and size so far."""
+    """Return how many seconds a download will last in all, by its pace and size so far."""
     size = max(progress.announced or 2 * progress.received, SMALL)
     left = size - progress.received
     return progress.seconds + left / progress.pace if progress.pace else float("inf")

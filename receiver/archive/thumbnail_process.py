@@ -1,10 +1,10 @@
 """Program that makes one thumbnail: it reads a picture from stdin and writes a WebP to stdout.
 
 ``python -I thumbnail_process.py SIDE [idle]``: SIDE is the most pixels on its longer side, and with
-``idle`` it has the lowest priority. Both files are files, no pipes. The exit status is 1 if the
-input is no picture, 3 if it does not fit into the memory. An image decoder is the largest attack
-surface of this service, so it runs alone in a process without environment or other open files, with
-little memory and time. It is run by its path and imports nothing of the service.
+``idle`` it has the lowest priority. Both are files, not pipes. The exit status is 1 if the input is
+not a picture, 3 if it does not fit into the memory. An image decoder is the largest attack surface
+of this service. So it runs alone in a process with little memory and time, and without environment
+or other open files. It is run by its path and imports nothing of the service.
 """
 
 import os
@@ -18,7 +18,7 @@ MAX_PIXELS = 64_000_000
 # Those that fit into the memory. A JPEG is decoded at a fraction of its size.
 _FITTING_PIXELS = {"JPEG": MAX_PIXELS, "WEBP": 17_000_000, "AVIF": 22_000_000}
 _FITTING_PIXELS_OF_OTHERS = 26_000_000
-# The exit status if it is a picture, perhaps, but does not fit into the memory.
+# The exit status if it may be a picture, but does not fit into the memory.
 TOO_LARGE = 3
 _LOWEST_PRIORITY = 19
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "BMP")

@@ -37,7 +37,7 @@ MAX_ORIGINAL_SIZE, MAX_CACHE_SIZE = 100 * 1024 * 1024, 256 * 1024 * 1024
 THUMBNAIL, PREVIEW = 512, 1600
 # Pixels of the largest original. The process that reads it has the same limit.
 MAX_PIXELS = 64_000_000
-# From so many zero bytes in a row on, and an eighth of the file, a file is in doubt.
+# A file is in doubt if it has at least this many zero bytes in a row, and an eighth of its bytes.
 MIN_ZEROS, _ZERO_BLOCK = 4096, 1024
 _UNCOMPRESSED = "image/bmp"  # black is zero
 # How many thumbnails are made between two checks of the folder's size.

@@ -15,7 +15,7 @@ from receiver.ledger.rows import Asset
 from receiver.model import INLINE
 from receiver.net.download import Fetched
 
-# After so many attempts a whole picture without its end is archived.
+# After this many attempts a whole picture without its end is archived.
 MAX_ATTEMPTS = 10
 # Assets whose last file is remembered; after a restart the same bytes must come twice again.
 _MAX_REMEMBERED = 1_000
@@ -64,7 +64,7 @@ class Unfinished:
 
 
 def _inspect(path: Path, fetched: Fetched, *, is_late: bool) -> Picture:
-    """Inspect a file; raise FetchError if it is no picture because the transfer was cut short.
+    """Inspect a file; raise FetchError if it is not a picture because the transfer was cut short.
 
     If there is no time for another download, it is a bad file like any other, and is kept.
     """

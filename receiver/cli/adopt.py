@@ -15,10 +15,10 @@ from receiver.services import Services
 def adopt(what: str) -> None:
     """Let the ledger remember a setting of this machine in place of that of the others.
 
-    A process with another archive, or without any callback secret of the others, does not start,
-    and no process starts on a ledger that was copied to PostgreSQL. If that is on purpose:
-    `archive` after the archive was moved with all its objects, `secrets` after the others were
-    lost, `ledger` to use the old ledger again. Then start every process with the same settings.
+    A process does not start if it has another archive, or no callback secret of the others. No
+    process starts on a ledger that was copied to PostgreSQL. If that is on purpose: `archive` after
+    the archive was moved with all its objects, `secrets` after the others were lost, `ledger` to
+    use the old ledger again. Then start every process with the same settings.
     """
     chosen = Shared(what)
     with closing(Services(load()).open(to_look=True)) as services:

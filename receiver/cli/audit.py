@@ -12,12 +12,12 @@ from types import FrameType
 import click
 
 from receiver.cli.base import SOME_FAILED, load, reports_errors, say
-from receiver.cli.progress import ProgressBar
+from receiver.cli.progress_bar import ProgressBar
 from receiver.cli.terminal import console, new_table
 from receiver.errors import ReceiverError
 from receiver.ledger.queries.audit import Audit
 from receiver.maintenance import checkpoint
-from receiver.maintenance.checkpoint import Checkpoint, Step
+from receiver.maintenance.checkpoint import Checkpoint, Pass
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted
 from receiver.maintenance.rebuild import CappedList, Rebuilder, Rebuilt
 from receiver.services import Services
@@ -25,7 +25,7 @@ from receiver.worker.process import is_working
 
 # Objects that are read in parallel by default.
 CONCURRENCY = 8
-# Seconds between checkpoints: so much work a deep audit may lose when it is killed.
+# Seconds between checkpoints: a deep audit that is killed loses at most this much work.
 CHECKPOINT_INTERVAL = 3.0
 CONTINUE = "run `receiver audit --deep` again to go on from there"
 
@@ -83,8 +83,8 @@ def audit(concurrency: int | None, *, deep: bool, start_over: bool) -> None:
 
     Exit status 1 if one does not hold. The first: submitted = archived + failed + expired + in
     flight. With --deep the archive is checked too: SHA-256 and size of each picture, each manifest,
-    and objects that belong to no job. That may take hours; stopped or killed, it continues from
-    there the next time.
+    and objects that belong to no job. That may take hours. If it is stopped or killed, it continues
+    from there the next time.
     """
     if not deep and (start_over or concurrency):
         raise click.UsageError("--anew and --jobs go with --deep")
@@ -206,7 +206,7 @@ class _Observer:
     def show(self) -> None:
         """Show that one more step is done."""
         differences = _count(self._state.differences, "difference")
-        if self._state.step is Step.PICTURES:
+        if self._state.step is Pass.PICTURES:
             self._bar.show(f"jobs read, {differences}", self._state.jobs, self._total)
         else:
             self._bar.show(f"objects looked up, {differences}", self._state.names)

@@ -31,7 +31,8 @@ from receiver.telemetry.printable import printable
 
 # Characters of a request that are shown: a reference picture in it may have millions.
 MAX_REQUEST_SHOWN = 2000
-# Columns of a terminal from which the list has the model too, and beyond which it is no terminal.
+# From the first number of columns on, the list has the model too. Output with more columns than the
+# second number does not go to a terminal.
 _WIDE, _WIDEST = 100, 1000
 
 
@@ -78,7 +79,7 @@ def _refs(
     type=click.IntRange(1, 10000),
     default=50,
     show_default=True,
-    help="List at most so many.",
+    help="List at most this many jobs.",
 )
 @click.option("--after", default="", callback=_ref, help="Only jobs older than this ref.")
 @click.option("--json", "as_json", is_flag=True, help="One job object a line.")

@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 
 from receiver import clock
 from receiver.cli.base import SOME_FAILED, load, reports_errors, say
-from receiver.cli.progress import ProgressBar
+from receiver.cli.progress_bar import ProgressBar
 from receiver.errors import ConfigurationError
 from receiver.ingest.kept_secrets import old_path, read_old
 from receiver.ledger import schema
@@ -225,10 +225,10 @@ def prune(older_than: float | None, bodies_older_than: float | None) -> None:
 
     Rejected files of deleted jobs are deleted from the quarantine, because they could not be
     accepted any more. The key of a deleted job may be used again, and a late callback for it counts
-    as one of an unknown job. Not deleted are jobs with undelivered events; the jobs with the newest
-    event, delivery or failed attempt, so that no number is used twice; and a body with the only
-    copy of a picture. If it is stopped, it continues the next time. The file of the database does
-    not shrink; its free space is used again.
+    as one of an unknown job. Some rows are not deleted: jobs with undelivered events; the jobs with
+    the newest event, delivery or failed attempt, so that no number is used twice; and a body with
+    the only copy of a picture. If it is stopped, it continues the next time. The file of the
+    database does not shrink; its free space is used again.
     """
     if older_than is None and bodies_older_than is None:
         raise click.UsageError("name --older-than, --bodies-older-than, or both")

@@ -1,4 +1,4 @@
-"""Moments on the command line: a day or a time in the zone of this machine, or so long ago."""
+"""Moments on the command line: a day, a time in this machine's zone, or an age such as ``2h``."""
 
 import re
 from datetime import datetime, timedelta

@@ -14,7 +14,7 @@ from receiver.telemetry.printable import printable
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Refs that are named where several begin so.
+# How many refs an error names if several have this beginning.
 _SHOWN = 3
 # A ref, or its beginning; a shorter text is more likely a mistake.
 _REF_PREFIX = "[0-7][0-9A-HJKMNP-TV-Z]{3,25}"
@@ -43,7 +43,7 @@ def ref_text(value: str) -> str:
 
 
 def full_ref(services: Services, text: str) -> str:
-    """Return the ref that begins so; raise ReceiverError if there is none, or several."""
+    """Return the ref with this beginning; raise ReceiverError if there is none, or several."""
     found = services.queries.refs_beginning(text, _SHOWN + 1)
     if not found:
         raise ReceiverError(f"there is no job {text}; `receiver jobs` lists what there is")
@@ -55,7 +55,7 @@ def full_ref(services: Services, text: str) -> str:
 
 
 def known_job(services: Services, text: str) -> Job:
-    """Return the job whose ref is or begins so; raise ReceiverError if there is none."""
+    """Return the job with this ref or beginning of one; raise ReceiverError if there is none."""
     ref = full_ref(services, text)
     job = services.queries.job(ref)
     if job is None:  # pruned since

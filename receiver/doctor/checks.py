@@ -152,7 +152,7 @@ def other_provider(services: Services, client: ProviderClient) -> str:
 
 
 def _verification(dialect: Dialect, keys: tuple[str, ...]) -> str:
-    """Return by what callbacks are verified."""
+    """Return how callbacks are verified."""
     if dialect.has_job_secrets:
         return "callbacks are signed with a secret of each job"
     if not keys:

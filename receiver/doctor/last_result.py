@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# Seconds for which a saved failure counts: later it has probably been repaired.
+# Seconds for which a saved failure counts; later it has probably been repaired.
 COUNTS_FOR = 86400.0
 _NAME = "doctor.json"
 
@@ -17,7 +17,7 @@ _NAME = "doctor.json"
 def keep(folder: Path, public_url: str, failure: str) -> None:
     """Save the result of a call through ``public_url``: a failure, or "" for success.
 
-    A disk that cannot be written is reported by other checks.
+    If the disk cannot be written, other checks report it.
     """
     draft = folder / f".{_NAME}.{os.getpid()}"
     with suppress(OSError):

@@ -17,9 +17,9 @@ def workers(services: Services) -> str:
         raise NothingToCheck("the ledger cannot be read") from error
     if alive:
         hosts = ", ".join(sorted({worker.host for worker in alive}))
-        return f"{len(alive)} on {hosts}, last sign of life {alive[0].age:.0f} s ago"
+        return f"{len(alive)} on {hosts}, last heartbeat {alive[0].age:.0f} s ago"
     if has_worker:
-        return "one runs here, and has given no sign of life yet"
+        return "one runs here, and has sent no heartbeat yet"
     if (
         services.settings.embedded
         and not seen

@@ -197,7 +197,7 @@ def _post(connection: http.client.HTTPConnection, path: str, body: bytes) -> _Re
     try:
         with suppress(
             BrokenPipeError, ConnectionResetError
-        ):  # refused before it was read to its end: the answer may say why
+        ):  # the body was refused before its end; the answer may say why
             connection.request("POST", path, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         return _Response(

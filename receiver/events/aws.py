@@ -65,7 +65,7 @@ class AwsTransport:
             raise EventNotDeliveredError(
                 f"{self._service} answered {code}", away=code in _THROTTLED
             ) from error
-        except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
+        except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is not a URL
             raise EventNotDeliveredError(
                 f"{self._service} cannot be reached: {error}", away=True
             ) from error

@@ -46,7 +46,7 @@ Postpone = Callable[[Claimed[EventDelivery], EventPostponedError, float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DestinationAnswer:
     """What a destination answered to a test event.
 
     ``text`` is an error of ours or its own words; ``seconds`` is how long it took.
@@ -165,8 +165,8 @@ class Dispatcher:
         except ClaimLostError:
             log.warning("event claim lost", event_number=claimed.row.event)
 
-    def send_test(self, transport: Transport | None = None) -> Answer:
-        """Send a test event once, beside all that waits; nothing is recorded in the ledger.
+    def send_test(self, transport: Transport | None = None) -> DestinationAnswer:
+        """Send a test event once, whatever events wait; nothing is recorded in the ledger.
 
         ``transport`` replaces the destination's own.
         """
@@ -175,8 +175,8 @@ class Dispatcher:
             text = (transport or self._transport).send(event, self._serializer.body(event))
         except EventNotDeliveredError as error:
             words = f"{error}: {error.answer}" if error.answer else str(error)
-            return Answer(accepted=False, text=words, seconds=time.monotonic() - began)
-        return Answer(accepted=True, text=text, seconds=time.monotonic() - began)
+            return DestinationAnswer(accepted=False, text=words, seconds=time.monotonic() - began)
+        return DestinationAnswer(accepted=True, text=text, seconds=time.monotonic() - began)
 
     def _deliver(self, row: EventDelivery) -> None:
         found = self._outbox.find(row.event)

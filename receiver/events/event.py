@@ -18,8 +18,8 @@ from receiver.telemetry.printable import printable
 class Event:
     """One event.
 
-    ``number`` is its position in this ledger, ``at`` is in seconds since the epoch, ``index`` is
-    that of the asset, or None for events about the job.
+    ``number`` is its position in this ledger. ``at`` is in seconds since the epoch. ``index`` is
+    the asset's; it is None for events about the job.
     """
 
     number: int
@@ -51,7 +51,7 @@ class Event:
 
     @classmethod
     def for_test(cls, now: float) -> Self:
-        """Return a test event, with a new id; there is no job of its ref."""
+        """Return a test event, with a new id; no job has its ref."""
         ref = new_ref(now)
         text = "This is a test. No job has changed."
         return cls(0, UnstoredEventType.TEST, ref, None, 0, now, {"ref": ref, "message": text})
@@ -85,7 +85,7 @@ class EventSerializer:
         return self.objects([event])[0]
 
     def objects(self, events: Sequence[Event]) -> list[dict[str, Any]]:
-        """Return some hundred events as objects, each with its job as it is now."""
+        """Return a few hundred events as objects, each with its job as it is now."""
         jobs = self._job_objects(sorted({event.ref for event in events}))
         return [self._object(event, jobs.get(event.ref)) for event in events]
 
@@ -101,7 +101,7 @@ class EventSerializer:
         }
 
     def body(self, event: Event) -> str:
-        """Return the object as JSON text; in a later attempt only its job may be another."""
+        """Return the object as JSON text; in a later attempt only its job object may differ."""
         text = json.dumps(self.object(event), ensure_ascii=False, separators=(",", ":"))
         return printable(text, as_json=True)
 

@@ -2,7 +2,7 @@
 
 No host gets more than its share of them, and one that cannot be reached gets nothing during a pause
 of its own: a dead or slow webhook delays only the events to its host. A host that answers is not
-paused, whatever it answers: other URLs of a host that many share may be well.
+paused, whatever it answers: many users may share a host, and their other URLs may work.
 """
 
 import threading
@@ -27,7 +27,7 @@ WAIT, POSTPONED = 1.0, 5.0
 PAUSES = doubling(1.0, 60.0)
 # Seconds to resolve the host of a webhook before its job is posted.
 RESOLVE_WITHIN = 3.0
-# Hosts whose pauses are remembered at most; of more, those whose pause ends first are forgotten.
+# Pauses of hosts that are remembered. If there are more, those that end first are forgotten.
 MOST_HOSTS = 1000
 
 
@@ -70,7 +70,7 @@ class Hosts:
         self._wait = wait
         self._changed = threading.Condition()
         self._busy: Counter[str] = Counter()
-        # By host, only of those that could not be reached: failures, begin and end of the pause.
+        # For each host that could not be reached: failures, begin and end of the pause.
         self._failing: dict[str, tuple[int, float, float]] = {}
 
     @contextmanager

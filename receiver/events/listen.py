@@ -92,7 +92,7 @@ class Cursor:
         self._written = number
 
     def consequence(self, number: int) -> str:
-        """Return a text that says what happens with an event that was not processed."""
+        """Return a text that says what happens to an event that was not processed."""
         if self._path is None:
             return (
                 "without --cursor nothing is remembered: "

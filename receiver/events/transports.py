@@ -13,7 +13,7 @@ from standardwebhooks import Webhook
 from receiver.errors import AddressRefusedError, EventNotDeliveredError, FetchError
 from receiver.events.destinations import Destination, DestinationKind
 from receiver.events.event import Event
-from receiver.net.client import SMALL_BODY, HttpClient, Request
+from receiver.net.client import SMALL_BODY, HttpClient, HttpRequest
 from receiver.net.connection import Deadline, translate_network_errors
 from receiver.net.policy import read_url
 from receiver.net.response import Response
@@ -29,7 +29,7 @@ _SHOWN = 200
 # The longest Retry-After that we obey, in seconds.
 MAX_RETRY_AFTER = 3600.0
 
-# Statuses that mean the destination is away, not that it refuses this event.
+# Statuses that mean that the destination is unavailable, not that it refuses this event.
 _TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -105,7 +105,7 @@ class WebhookTransport:
             ),
         }
         with self._client.exchange(
-            Request("POST", self._target, headers, data),
+            HttpRequest("POST", self._target, headers, data),
             Deadline(time.monotonic, TIMEOUT, READ_TIMEOUT),
             max_body=MAX_RESPONSE,
         ) as response:

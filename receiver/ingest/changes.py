@@ -77,7 +77,7 @@ def _end(change: Change) -> None:
 
 
 def _opened(change: Change) -> Change:
-    """Open a job again that only we had ended, because we thought that it was refused."""
+    """Reopen a job that we had ended ourselves because we thought that it was refused."""
     if change.job.state not in FINAL_STATES:
         return change
     reopen_job(change.connection, change.job, change.timing, change.now)
@@ -154,7 +154,7 @@ def poll_soon(
 def _record_id(change: Change) -> None:
     """Change nothing but the provider's id, which an operator's retry needs for its poll.
 
-    A hint names no task: its id may be anybody's.
+    A hint proves nothing: its id may be that of any task.
     """
     if change.unsigned:
         return

@@ -1,4 +1,4 @@
-"""Callbacks that were not believed, compared with the provider's own answer."""
+"""Unconfirmed callbacks, compared with the provider's own answer."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from receiver.providers.registry import READERS
 log = structlog.get_logger(__name__)
 
 
-# Compare callbacks that were not believed with the provider's own answer.
+# Compare unconfirmed callbacks with the provider's own answer.
 
 _DISAGREES = "callback disagrees with the provider's own answer"
 

@@ -55,7 +55,7 @@ _NO_WORK = {Decision.PROGRESS, Decision.LATE, Decision.CONTRADICTION, Decision.D
 class Item:
     """A delivery that was read, and the SHA-256 of its body in hex.
 
-    A ``hint`` proves nothing. What is ``doubted`` is not believed: the provider is asked.
+    A ``hint`` proves nothing. A ``doubted`` delivery is not believed: the provider is polled.
     """
 
     delivery: Delivery
@@ -68,9 +68,9 @@ class Item:
 class Inbox:
     """Accepts deliveries.
 
-    ``notify`` is called after a commit that caused work. ``base_url`` is stored with adopted jobs,
-    of a provider in ``base_urls`` the one there.
-    With ``confirm_always`` callbacks are not believed; the provider is asked. ``redact`` removes
+    ``notify`` is called after a commit that caused work. ``base_urls`` are the addresses that are
+    stored with adopted jobs, by provider; ``base_url`` is for all other providers. With
+    ``confirm_always`` callbacks are not believed; the provider is polled. ``redact`` removes
     secrets from the provider's messages. ``now`` returns seconds since the epoch.
     """
 
@@ -102,9 +102,9 @@ class Inbox:
         """Store a delivery and apply it; durable when this returns.
 
         ``replayed`` is the number of the stored delivery that an operator repeats; it can reopen a
-        failed or expired job. An ``unsigned`` callback is not believed; the provider is asked.
-        Raise UnreadableError after storing a body that is no report, LedgerError if nothing could
-        be stored.
+        failed or expired job. An ``unsigned`` callback is not believed; the provider is polled.
+        Raise UnreadableError after storing a body that is not a report, LedgerError if nothing
+        could be stored.
         """
         try:
             with tracing.span(delivery.source, delivery.ref):
@@ -141,12 +141,13 @@ class Inbox:
     ) -> list[Decision | None]:
         """Take the ordinary callbacks among many with a few statements; return None for the others.
 
-        Ordinary are the first success of a job and reports of its progress. For them this does what
-        ``_take`` does, many jobs at once; a test compares the two.
+        The ordinary ones are the first success of a job and reports of its progress. This does for
+        many of them what ``_take`` does for one; a test compares the two.
         """
         now, timing = self._now(), self._timing
         found = deliveries.lock_jobs(connection, [item.delivery.ref for item in items])
-        # Of two reports about one job the second is left: it must see what the first one changed.
+        # If two reports are about one job, the second one is left for later: it must see what the
+        # first one changed.
         taken = [(item, job) for item in items if (job := found.pop(item.delivery.ref, None))]
         decisions = {item: self._decide_ordinary(job, item) for item, job in taken}
         ended = [(job, item.report) for item, job in taken if decisions[item] is Decision.ENDED]
@@ -175,7 +176,7 @@ class Inbox:
         if item.delivery.source is not Source.CALLBACK:
             return None
         if job.state in FINAL_STATES or report.left_out:
-            return None  # it is opened again, or has more to record
+            return None  # it may reopen the job, or has more to record
         if job.provider_id is None and report.provider_id is not None:
             return None  # another job may have this id
         decision = decide(job, report, Source.CALLBACK, confirm_always=item.doubted)
@@ -219,7 +220,7 @@ class Inbox:
         )
 
     def keep_unreadable(self, delivery: Delivery, replayed: int | None = None) -> None:
-        """Store a body that is no report, for example because it was cut short, and poll its job.
+        """Store a body that is not a report, perhaps because it was cut short, and poll its job.
 
         An answer to a poll does not cause another one: the next poll is scheduled already.
         """
@@ -246,7 +247,7 @@ class Inbox:
 def is_believed(delivery: Delivery) -> bool:
     """Return whether a delivery proves what it says, as far as its provider can prove it.
 
-    GRSAI signs nothing: its ticket is all that there is, and CONFIRM decides whether it is enough.
+    GRSAI signs nothing. The ticket is the only proof, and CONFIRM decides whether it is enough.
     """
     return delivery.proof is Proof.BODY or not READERS[delivery.provider].signs_bodies
 
@@ -257,7 +258,7 @@ def is_hint(delivery: Delivery) -> bool:
 
 
 def read_report(delivery: Delivery) -> Report:
-    """Read a delivery in its provider's format; raise UnreadableError if it is no report."""
+    """Read a delivery in its provider's format; raise UnreadableError if it is not a report."""
     return READERS[delivery.provider].read_report(delivery.body)
 
 
@@ -296,7 +297,7 @@ def decide(
 
 
 def _was_taken(job: Job, report: Report) -> bool:
-    """Return whether a report proves that the provider took a job that we thought it refused."""
+    """Return whether a report proves that the provider accepted a job that we ended as refused."""
     succeeded = report.outcome is Outcome.SUCCEEDED and bool(report.results)
     return succeeded and job.reason is Reason.REFUSED
 
@@ -316,10 +317,10 @@ def _decide_first(report: Report) -> Decision:
 def _store(
     connection: Connection, made: tuple[Delivery, str, Decision, str], replayed: int | None
 ) -> None:
-    """Store a delivery with its decision; for a replayed one only what we made of it is new.
+    """Store a delivery with its decision; of a replayed one only store decision and repairs.
 
-    A callback that does not end its job, and anything unreadable, is left out if the job has
-    enough deliveries.
+    Callbacks that do not end their job, and unreadable bodies, are not stored if the job has enough
+    deliveries already.
     """
     delivery, _, decision, repaired = made
     if replayed is not None:

@@ -1,9 +1,9 @@
 """The callback secrets that the service generated, in DATA_DIR.
 
-``secrets/callback`` has the one that signs, ``secrets/callback.old`` those before it, one a line,
-the newest first. They are two files, so that the release before, which knows only the first one,
-still reads it. Running processes notice a change by the status of the files, which they look at
-before they sign or verify.
+``secrets/callback`` has the secret that signs. ``secrets/callback.old`` has the older ones, one on
+each line, newest first. There are two files because the previous release knows only the first one.
+Before running processes sign or verify, they check the status of the files, so they notice a
+change.
 """
 
 import secrets
@@ -98,7 +98,7 @@ def old_path(path: Path) -> Path:
 
 
 def read_old(path: Path) -> list[str]:
-    """Return the secrets before the one in the file ``path``, newest first.
+    """Return the secrets that are older than the one in the file ``path``, newest first.
 
     Raise ConfigurationError if they cannot be read.
     """

@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 class Proofs:
     """Verifies callbacks. ``user_ids`` are those of the settings, by provider.
 
-    What is learnt belongs to the keys of ``accounts``. ``now`` returns seconds since the epoch.
+    Learnt user ids are kept by the keys of ``accounts``. ``now`` returns seconds since the epoch.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class Proofs:
     def of(self, provider: Provider, ref: str, headers: Headers, body: bytes) -> Proof:
         """Return what is proved about a callback that came with a valid ticket of the job.
 
-        Nothing here keeps a callback out: what cannot be verified now is read back.
+        Nothing here refuses a callback: if it cannot be verified now, the provider is polled.
         """
         try:
             proof = self._proof(provider, ref, headers, body)
         except Exception:
-            # A bug of ours must not keep a report out: it is a hint then.
+            # A bug of ours must not make a report fail: it becomes a hint.
             log.exception("callback not verified", ref=ref, provider=provider)
             proof = Proof.NONE
         PROOFS.labels(provider, proof).inc()
@@ -125,10 +125,10 @@ class Proofs:
             return False
 
     def _note(self, ref: str, provider_id: str, found: Mismatch) -> None:
-        """Keep that a genuine callback about our task named an account that is not accepted.
+        """Record that a genuine callback about our task named an account that is not accepted.
 
-        Once in a while for each: it is a write. If the task is not ours, another customer has a
-        ticket of ours, which is only logged.
+        It is written rarely for each account, because it is a write. If the task is not ours,
+        another customer has a ticket of ours; that is only logged.
         """
         if found.at - self._noted.get(found.user_id, 0.0) < _NOTE_PAUSE:
             return

@@ -1,9 +1,9 @@
 """Tickets: the signed part of a callback URL, valid for one job only.
 
-A ticket is ``<ref>.<HMAC-SHA-256 of ref, base64url>`` (itsdangerous). If another provider than
-GRSAI is to call it, its name is signed too: ``<ref>-<provider>.<HMAC>``. So a callback can be read
-without a question to the ledger. The first secret signs and all verify, so that secrets can be
-rotated without losing callbacks that are on their way.
+A ticket is ``<ref>.<HMAC-SHA-256 of ref, base64url>`` (itsdangerous). For providers other than
+GRSAI, the provider's name is signed too: ``<ref>-<provider>.<HMAC>``. So a callback can be read
+without a query to the ledger. The first secret signs and all verify, so that no callback is lost
+when secrets are rotated.
 """
 
 import hmac
@@ -25,13 +25,13 @@ from receiver.model import Provider
 # padding.
 _FORMAT = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}(-[a-z]{1,20})?\.[A-Za-z0-9_-]{43}", re.ASCII)
 _REF_LENGTH = 26
-# Not a job's ref: `receiver doctor` calls our own callback with its ticket, to check that
+# No job has this ref: `receiver doctor` calls our own callback with its ticket, to check that
 # PUBLIC_URL leads here.
 CANARY = "0" * _REF_LENGTH
-# Compared in place of a malformed ticket.
+# Used in place of a malformed ticket, so that the comparison takes as long.
 _INVALID = f"{'0' * _REF_LENGTH}.{'-' * 43}"
 # Hex digits of a fingerprint: 24 bits tell a handful of secrets apart. A generated secret has 256
-# bits, so each fingerprint fits 2^232 of them, and a guess is never confirmed by it.
+# bits, so each fingerprint fits 2^232 secrets and cannot confirm a guess.
 _FINGERPRINT_LENGTH = 6
 
 
@@ -39,8 +39,8 @@ _FINGERPRINT_LENGTH = 6
 class _Key:
     """What is derived from a secret.
 
-    ``key`` signs tickets, ``jobs_key`` makes the secrets of jobs, and the secret is shown by its
-    ``fingerprint``.
+    ``key`` signs tickets, ``jobs_key`` derives the secrets of jobs, and ``fingerprint`` is shown in
+    place of the secret.
     """
 
     key: bytes
@@ -57,11 +57,11 @@ class _Keys:
 
 
 class Tickets:
-    """Signs refs and reads them back; holds the secrets, newest first.
+    """Signs refs and verifies tickets, with secrets that are sorted newest first.
 
     A ticket is valid for ``lifetime`` seconds from the time in its ref; ``now`` is the clock.
-    ``newest`` returns the secrets of now, and the same object as long as they do not change; by
-    default they never do.
+    ``newest`` returns the current secrets, as the same object until they change; by default they
+    never do.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class Tickets:
     def job_secrets(self, ref: str) -> tuple[str, ...]:
         """Return the secrets of a job for a provider that signs each job's callbacks with its own.
 
-        They are derived, one from each callback secret, so none is stored: new callbacks are signed
-        with the first, and those on their way during a rotation with a later one.
+        One is derived from each callback secret, so none is stored. New jobs get the first one; a
+        callback that arrives during a rotation may be signed with a later one.
         """
         return tuple(
             hmac.digest(one.jobs_key, ref.encode(), "sha256").hex() for one in self._keys()
@@ -108,9 +108,9 @@ class Tickets:
         Raise TicketExpiredError if it is ours and too old, ProviderError if this release does not
         know its provider.
 
-        The ticket is compared with the one we would make, not decoded, because base64 can spell the
-        same signature in several ways. The same is computed for every input, so that the time it
-        takes says nothing about a guess.
+        The ticket is not decoded but compared with the one that we would make, because base64 can
+        spell the same signature in several ways. The same work is done for every input, so that the
+        time it takes does not help to guess a ticket.
         """
         well_formed = _FORMAT.fullmatch(ticket) is not None
         candidate = ticket if well_formed else _INVALID

@@ -13,7 +13,7 @@ from receiver.providers.registry import DIALECTS
 
 # These name the caller's own users: they are not sent to the provider, they become metadata.
 _ABOUT_USERS = ("user", "safety_identifier")
-# OpenAI's word for "as you like", which is said by leaving the field out.
+# OpenAI's word for the default; we leave the field out instead.
 _AUTO = "auto"
 # The words of retired models; a tool may still send them.
 _QUALITIES = {"standard": None, "hd": "high"}
@@ -90,7 +90,7 @@ class ImagesRequest(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        """Refuse what would be paid for and could not be given."""
+        """Refuse a request whose pictures would be paid for but could not be returned."""
         if self.output_format == "svg" or (self.model_extra or {}).get("svg"):
             raise ValueError("output_format: svg is not archived; ask for png, webp or jpeg")
         return self
@@ -134,7 +134,7 @@ class ImagesRequest(BaseModel):
 
     @staticmethod
     def _named_provider(given: Any) -> str:
-        """Return the provider of the body; raise ValidationError if there is no such one."""
+        """Return the provider that the body names; raise ValidationError for an unknown one."""
         if given not in list(Provider):
             GrsaiRequest.model_validate({"prompt": "-", "provider": given})
         return str(given)
@@ -142,7 +142,7 @@ class ImagesRequest(BaseModel):
     def _params(self, given: dict[str, JsonValue], named: Any) -> Any:
         """Return the fields that are sent to the provider as they are; ``params`` come last."""
         if not isinstance(named, dict):
-            return named  # to be refused
+            return named  # returned as it is, to be refused later
         quality = _QUALITIES.get(self.quality or "", self.quality)
         params = {**given, "quality": quality, "output_format": self.output_format}
         known = {name: value for name, value in params.items() if value not in (None, "", _AUTO)}
@@ -166,7 +166,7 @@ class ImagesRequest(BaseModel):
             with suppress(ValueError):
                 dialect.size_params(model, Api(api), wanted)
                 return wanted
-        return size  # to be refused with the remedy
+        return size  # returned as it is, to be refused later with the remedy
 
 
 class ImageView(BaseModel):

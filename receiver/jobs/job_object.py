@@ -30,7 +30,7 @@ Links = Callable[[str | None], str | None]
 SHA256 = r"^[0-9a-f]{64}$"
 # Characters of a prompt that an event has.
 MAX_PROMPT_IN_EVENTS = 10_000
-# Failures that a retry can mend: fresh URLs, or the provider's word again.
+# Failures that a retry can repair: it brings fresh URLs, or another answer of the provider.
 _RETRYABLE = (None, Reason.NO_RESULT, Reason.BAD_ASSET)
 
 
@@ -80,10 +80,10 @@ class AssetView(BaseModel):
 
     ``url`` (here ``path``) is the path of its bytes in this API, null until it is archived;
     ``public_url`` is its lasting link, null without ARCHIVE_PUBLIC_URL; ``expires_at`` is when the
-    provider's URL dies. ``error`` is that of the last of ``attempts``.
-    ``accepted_at`` is when an operator accepted the rejected file as the result.
-    ``defect`` names mistakes in the file that viewers tolerate. ``doubt`` says why it cannot be
-    decoded; it is "" if it can, or if it is no picture, and null until that is tried.
+    provider's URL expires. ``error`` is that of the last of ``attempts``. ``accepted_at`` is when
+    an operator accepted the rejected file as the result. ``defect`` names mistakes in the file that
+    viewers tolerate. ``doubt`` says why it cannot be decoded. It is "" if it can, or if it is a
+    video, and null until that is tried.
     """
 
     # Not called url here: in the library that is a method, which makes a link.
@@ -139,7 +139,7 @@ class Step(StrEnum):
     """What a job waits for."""
 
     CALLBACK = "callback"  # nothing else can complete it; it expires at that time
-    POLL = "poll"  # the provider is asked for the result
+    POLL = "poll"  # the provider is polled
     ARCHIVE = "archive"  # the next file is downloaded
     CONCLUDE = "conclude"  # the manifest is stored
     ACCEPT = "accept"  # an operator may accept a rejected file
@@ -147,7 +147,7 @@ class Step(StrEnum):
 
 
 class NextView(BaseModel):
-    """What is wanted next for a job, and when at the earliest; ``at`` is null for an operator."""
+    """The next step of a job, and its earliest time; ``at`` is null if an operator must act."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -199,12 +199,12 @@ class RequestView(BaseModel):
 class JobView(BaseModel):
     """One job; times are RFC 3339 in UTC, ``progress`` is the provider's, 0–100.
 
-    ``key``, ``batch``, ``metadata`` and ``folder`` are the caller's, and so is ``webhook``,
+    ``key``, ``batch``, ``metadata``, ``folder`` and ``webhook`` are the caller's. ``webhook`` is
     shown as its host and a digest, because the rest may be a secret. ``answered_at`` is when the
     answer to the submit was stored, ``ended_at`` when the provider's result was, ``finished_at``
     when the job became final. ``next`` is what the job waits for, null if it waits for nothing.
-    ``requested`` is the number of pictures that was asked for, null if the request does not say
-    it; ``missing`` is how many pictures were asked for or announced, but are not among the assets.
+    ``requested`` is the number of pictures that was asked for, null if the request does not say it;
+    ``missing`` is how many pictures were asked for or announced, but are not among the assets.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -294,7 +294,7 @@ class JobObjects:
         self._redact = redact
 
     def named(self, refs: Sequence[str]) -> dict[str, JobView]:
-        """Return the job objects of some hundred jobs by ref; unknown refs are left out."""
+        """Return the job objects of a few hundred jobs by ref; unknown refs are left out."""
         return {job.ref: job for job in self.of(self._queries.jobs_named(list(refs)))}
 
     def of(self, jobs: Sequence[Job]) -> list[JobView]:

@@ -55,7 +55,7 @@ class Operator:
 
         Lost assets are pending again, and the provider is asked for fresh URLs. An archived job
         whose manifest was set aside is only concluded again. Raise ReceiverError if that cannot
-        help: the job is not lost, or the provider never had it.
+        help: the job did not fail or expire, or the provider never had it.
         """
 
         def work(connection: Connection) -> Job:
@@ -142,7 +142,7 @@ class Operator:
         return Delivery(row.ref, source, row.body, row.received_at, provider, proof)
 
     def dismiss(self, number: int) -> None:
-        """Take an unreadable delivery off the list of what was set aside; it stays stored.
+        """Remove an unreadable delivery from the list of what was set aside; it stays stored.
 
         Doing it again changes nothing. Raise ReceiverError if there is no such delivery.
         """

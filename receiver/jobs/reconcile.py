@@ -46,11 +46,11 @@ from receiver.telemetry import tracing
 
 log = structlog.get_logger(__name__)
 
-# For so many seconds after the submit, "no such task" can mean "not yet". After that it must be
-# said so many times in a row before the job counts as lost.
+# Until this many seconds after the submit, "no such task" can mean "not yet". Later the provider
+# must say it this many times in a row before the job counts as lost.
 NOT_YET = 60.0
 MOST_UNKNOWN = 3
-# What a person reads about decisions after which the job still has no result.
+# Texts for people about decisions after which the job still has no result.
 _COMPLAINTS = {
     Decision.PROGRESS: "the provider still calls it running",
     Decision.EMPTY: "the provider reports success, but no result",
@@ -64,7 +64,7 @@ ARCHIVE_PAUSE = 15.0
 
 
 class ResultSource(Protocol):
-    """What can ask providers for results."""
+    """Can ask providers for results."""
 
     def can_ask(self, provider: str) -> bool:
         """Return whether a provider can be asked: we have its key."""
@@ -98,8 +98,8 @@ class Reconciler:
         self._base_url = base_url
         self._timing = timing
         self._now = now
-        # How often in a row the provider did not know a job, by ref. A restart counts from zero,
-        # which only delays the end.
+        # By ref: how often in a row the provider did not know the job. A restart counts from zero,
+        # which only delays the job's end.
         self._unknown: Counter[str] = Counter()
 
     def reconcile_job(self, claimed: Claimed[Job]) -> None:
@@ -124,7 +124,7 @@ class Reconciler:
                 self._jobs.release(claimed, self._now() + ARCHIVE_PAUSE)
 
     def _set_aside(self, claimed: Claimed[Job]) -> None:
-        """Stop working on a job that crashes workers; what is archived of it still counts."""
+        """Stop working on a job that crashes workers; its archived pictures stay archived."""
         job, message = claimed.row, set_aside(claimed.row)
         log.error("job set aside", ref=job.ref, state=job.state, crashes=job.crashes)
         assets = self._queries.assets([job.ref])[job.ref]
@@ -154,7 +154,7 @@ class Reconciler:
         try:
             task = Task(Provider.GRSAI, hint.provider_id, self._base_url, Api.DRAW)
             body = self._result_source.result(task)
-            read_report(body)  # an answer that is no report confirms nothing
+            read_report(body)  # an answer that is not a report confirms nothing
         except (ProviderError, UnreadableError) as error:
             log.info("hint not confirmed", attempt=hint.attempts, error=str(error))
             self._retry_or_drop(claimed)
@@ -235,7 +235,8 @@ class Reconciler:
         return back_off(job.attempts, doubling(interval, interval * most), jitter=0)
 
     def _expire(self, job: Job, message: str) -> None:
-        # By ref, not by claim: a report that was just accepted has ended our claim.
+        # This finds the job by ref, not by claim: a report that was just accepted has ended our
+        # claim.
         self._jobs.expire(job.ref, message)
         self._unknown.pop(job.ref, None)
         log.error("job expired", ref=job.ref, message=message)

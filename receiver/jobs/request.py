@@ -49,10 +49,10 @@ _WEBHOOK: dict[str, JsonValue] = {
     "maxLength": MAX_URL,
 }
 
-# Not only white space, as JSON Schema writes it.
+# JSON Schema for a text that is not only white space.
 NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}
 # A URL, a data URL of a picture, or the base64 of one, which begins like PNG, JPEG, GIF or WebP.
-# Never a path: the web has no files of the caller.
+# Paths are refused: the web process does not have the caller's files.
 _PICTURE = (
     r"^(https?://[!-~][^\x00-\x20]*"
     r"|data:image/[A-Za-z0-9.+;=-]+;base64,[A-Za-z0-9+/_-]+={0,2}"
@@ -61,14 +61,14 @@ _PICTURE = (
 
 
 def _picture(value: str) -> str:
-    """Refuse what the provider would charge for but could not use."""
+    """Refuse a picture that the provider would charge for but could not use."""
     if not re.fullmatch(_PICTURE, value):
         raise ValueError("neither a URL nor a picture; give an http(s) URL or a data:image/… URL")
     return value
 
 
 def _small(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Refuse metadata that are no labels but a document."""
+    """Refuse metadata that are too large for labels."""
     size = len(json.dumps(metadata, ensure_ascii=False).encode(errors="replace"))
     if size > MAX_METADATA:
         raise ValueError(f"{size} bytes as JSON; give at most {MAX_METADATA}")
@@ -76,7 +76,7 @@ def _small(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _folder(text: str) -> str:
-    """Refuse a folder that could leave the archive, or be taken for something else in it."""
+    """Refuse a folder outside the archive, or one that looks like something else in it."""
     if text and not is_folder(text):
         raise ValueError(
             "not a folder for the archive: write words of letters, digits, dots, - and _ with "
@@ -87,7 +87,7 @@ def _folder(text: str) -> str:
 
 
 def _webhook(url: str) -> str:
-    """Refuse what is no address of a webhook; return it as it is stored."""
+    """Refuse text that is not the address of a webhook; return the address as it is stored."""
     if "#" in url:
         raise ValueError(
             "has a # part; a job's webhook gets all events of the job, so leave it out"
@@ -106,10 +106,10 @@ class JobRequest(BaseModel):
     ``size`` is a ratio (``3:2``), pixels (``1024x1024``) or ``1K``, ``2K``, ``4K``; ``variants`` is
     the number of pictures; ``images`` are reference pictures, as URLs or data URIs. What the model
     cannot express is refused. ``key`` is the caller's own name for the job, used by one job;
-    ``batch`` is its name for the jobs of one run, ``metadata`` a small JSON object of its own, by
-    whose values the job can be found. ``folder`` is a folder of the archive for its pictures.
-    ``webhook`` is a URL that gets the job's events, signed with EVENT_SECRET.
-    OpenAI ignores ``mode`` and ``api``.
+    ``batch`` is the caller's name for the jobs of one run. ``metadata`` is a small JSON object of
+    the caller; its values find the job. ``folder`` is a folder of the archive for its pictures.
+    ``webhook`` is a URL that gets the job's events, signed with EVENT_SECRET. OpenAI ignores
+    ``mode`` and ``api``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
@@ -158,7 +158,7 @@ class JobRequest(BaseModel):
     @field_validator("api", "size", "variants", "images", "mode")
     @classmethod
     def _expressible(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what the model would ignore, or charge for and not do."""
+        """Refuse an option that the model would ignore, or charge for without effect."""
         known = {**info.data, str(info.field_name): value}
         dialect = DIALECTS.get(known.get("provider", Provider.OPENAI))
         if value and dialect and {"model", "api"} <= known.keys():
@@ -167,7 +167,7 @@ class JobRequest(BaseModel):
 
     @model_validator(mode="after")
     def _storable(self) -> Self:
-        """Refuse what databases cannot store (NUL) or JSON cannot express (NaN)."""
+        """Refuse values that databases cannot store (NUL) or JSON cannot express (NaN)."""
         for leaf in _leaves(self.model_dump()):
             if isinstance(leaf, str) and "\x00" in leaf:
                 raise ValueError("a text holds a NUL character")
@@ -260,7 +260,7 @@ class GrsaiRequest(JobRequest):
 
 
 def takes_variants(provider: Provider, model: str, api: Api, variants: int) -> bool:
-    """Return whether one job can make so many pictures."""
+    """Return whether one job can make this many pictures."""
     dialect = DIALECTS.get(provider)
     try:
         if dialect:

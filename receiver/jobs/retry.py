@@ -1,4 +1,4 @@
-"""Retries for storing what no one would send again, while the ledger is unavailable."""
+"""Retries for storing an answer that would not be sent again, while the ledger is unavailable."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -23,7 +23,8 @@ def store_with_retry(
 ) -> T:
     """Return what ``store`` returns; retry it while the ledger is unavailable.
 
-    ``what`` is logged, to find the loss if all retries fail. Raise LedgerError after the last one.
+    ``what`` are fields for the log, so that the lost answer can be found if all retries fail. Raise
+    LedgerError after the last one.
     """
     for wait in waits:
         try:
@@ -39,5 +40,5 @@ def store_with_retry(
     try:
         return store()
     except LedgerError:
-        log.error("answer of the provider not stored, given up", **what)  # noqa: TRY400 - the text says it
+        log.error("answer of the provider not stored, no more retries", **what)  # noqa: TRY400 - the text says it
         raise

@@ -1,12 +1,13 @@
 """What counts as the same request: the one rule for API, commands, batches and library.
 
 Two requests are the same if the same provider makes the same pictures for the same place: provider,
-model, prompt, params and folder. Defaults count as written out, the order of names does not matter,
-and that of reference pictures does, because prompts refer to it. Not compared is how the result
-arrives (mode, API) and what labels the job (key, batch, metadata).
+model, prompt, params and folder. A field that is left out counts as its default. The order of names
+does not matter. The order of reference pictures does, because prompts refer to it. How the result
+arrives (mode, API) and the job's labels (key, batch, metadata) are not compared.
 
 A request that names another webhook than the job has is another request, because that webhook would
-never get an event. A request without a webhook is the same: it asks for nothing that is missing.
+never get an event. A request without a webhook is the same request: every event that it expects is
+sent.
 """
 
 import json
@@ -20,20 +21,20 @@ from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Job
 from receiver.model import Provider, Submission
 
-# What a request asks for if only its webhook is another one.
+# The difference in words if only the webhook is another one.
 OTHER_WEBHOOK = "events at another webhook"
 # The fields that reference pictures are posted in; which one depends on API and model.
 _PICTURE_FIELDS = ("urls", "images", "url")
 
 
 def canonical_request(submission: Submission) -> str:
-    """Return what is asked for as text, equal for equal requests."""
+    """Return a request as text; equal requests have equal texts."""
     params = dict(submission.params)
     pictures: list[Any] = []
     for name in _PICTURE_FIELDS:
         value = params.pop(name, None) or []
         pictures += value if isinstance(value, list | tuple) else [value]
-    # One picture is what every model makes if nothing is said.
+    # Every model makes one picture by default.
     rest = {name: value for name, value in params.items() if (name, value) != ("variants", 1)}
     asked = [submission.provider, submission.model, submission.prompt, submission.folder]
     return json.dumps([*asked, pictures, _numbers(rest)], sort_keys=True)
@@ -55,7 +56,7 @@ def without_pictures(submission: Submission) -> Submission:
 
 
 def request_of(queries: JobQueries, job: Job) -> Submission:
-    """Return what a job was asked for, as far as requests are compared."""
+    """Return the request of a job, with the fields that are compared."""
     return Submission(
         job.prompt,
         job.model,
@@ -67,12 +68,12 @@ def request_of(queries: JobQueries, job: Job) -> Submission:
 
 
 def has_webhook_of(asked: Submission, shown: str | None) -> bool:
-    """Return whether a request fits a job's webhook, given as the job object shows it."""
+    """Return whether a request fits a job's webhook; ``shown`` is as the job object shows it."""
     return asked.webhook is None or webhook_shown(asked.webhook) == shown
 
 
 def require_same_request(queries: JobQueries, holder: Job, submission: Submission) -> None:
-    """Raise KeyConflictError if the holder of a key was asked for something else."""
+    """Raise KeyConflictError if the job that has the key had another request."""
     was, key = request_of(queries, holder), submission.key or ""
     if canonical_request(was) != canonical_request(submission):
         raise KeyConflictError(key, holder.ref)
@@ -86,9 +87,9 @@ def key_conflict(
     request: Mapping[str, Any],
     is_same: Callable[[str, Mapping[str, Any]], bool],
 ) -> KeyConflictError:
-    """Return the error for a key whose job was made by other arguments than ``request``.
+    """Return the error for a key whose job was made from other arguments than ``request``.
 
-    ``is_same`` compares a job with arguments. The error says it if only the webhook differs.
+    ``is_same`` compares a job with arguments. If only the webhook differs, the error says so.
     """
     if not is_same(ref, request) and is_same(ref, {**request, "webhook": None}):
         return KeyConflictError(key, ref, OTHER_WEBHOOK)

@@ -46,7 +46,7 @@ def _moment(value: object) -> object:
 
 
 def _cursor(value: object) -> object:
-    """Refuse what is no ref; the pattern alone would be the message."""
+    """Refuse text that is not a ref; otherwise the message would be the pattern."""
     if isinstance(value, str) and value and not re.fullmatch(REF, value):
         raise ValueError("write the ref that is `next` in the previous page")
     return value
@@ -86,12 +86,11 @@ Words = Annotated[str, StringConstraints(max_length=500, pattern=_WORDS)]
 class JobsQuery(BaseModel):
     """Which jobs are listed.
 
-    ``q`` has words, each a part of the ref, provider's id, key, batch, model or prompt in any case,
-    in any order; words in scripts without spaces are found too. ``metadata`` is
-    ``NAME=VALUE``, or ``NAME`` for any value. ``folder`` is the whole folder that the jobs named.
-    ``after`` is the ``next`` of the previous page.
-    ``key`` names the job that has this key, ``refs`` up to 200 jobs, with commas between them; then
-    nothing else counts.
+    ``q`` has words in any order and case; each is a part of the ref, provider's id, key, batch,
+    model or prompt. Words in scripts without spaces are found too. ``metadata`` is ``NAME=VALUE``,
+    or ``NAME`` for any value. ``folder`` is the whole folder that the jobs named. ``after`` is the
+    ``next`` of the previous page. ``key`` names the job that has this key, ``refs`` up to 200 jobs,
+    with commas between them; then nothing else counts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -28,8 +28,8 @@ FIRST_EVENT_TIMEOUT = 180.0
 class StreamReader:
     """Posts one job and reads its stream to the end.
 
-    ``refuse`` is called with the provider's words if an error comes after the first event, and
-    ``take`` with the task's id if the first event has it and is no report.
+    ``refuse`` is called with the provider's words if an error comes after the first event. ``take``
+    is called with the task's id if the first event has the id but is not a report.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class StreamReader:
         return False
 
     def _keep_id(self, body: bytes) -> None:
-        """Record the id in an event that is no report, for example because it was cut short."""
+        """Record the id in an event that is not a report, for example because it was cut short."""
         if not self._started.is_set() and (found := find_id(body)):
             store_with_retry(partial(self._take, found), self._pause, ref=self._ref)
             self._started.set()

@@ -194,7 +194,7 @@ class SubmitService:
             provider_id=accepted.provider_id,
         )
         if accepted.is_end:
-            # The provider was so quick that its answer is the task's end already.
+            # A quick provider answers the submit with the end of the task.
             provider = client.dialect.provider
             delivery = Delivery(ref, Source.POLL, answer, clock.now(), provider)
             store_with_retry(partial(self._inbox.accept, delivery), self._pause, ref=ref)

@@ -1,4 +1,4 @@
-"""Jobs whose submit we did not see: a ticket with our signature or the provider names them."""
+"""Jobs whose submit is not in the ledger: our ticket or the provider names them."""
 
 from contextlib import suppress
 

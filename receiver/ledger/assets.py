@@ -1,4 +1,4 @@
-"""Assets: the transactions in which one result file is claimed, archived, retried or given up."""
+"""Assets: the transactions in which a result file is claimed, archived, retried or ended."""
 
 from collections.abc import Callable
 
@@ -72,8 +72,8 @@ class Assets:
     def next_untried(self) -> Asset | None:
         """Return an archived file that was not yet decoded as a test; it counts as tried.
 
-        Return None if there is none, or if an asset is due to be archived: that goes first.
-        If this process crashes over it, it is not tried again: a doubt is no promise.
+        Return None if there is none, or if an asset is due to be archived: that has priority. If a
+        file crashes this process, it is not tried again.
         """
 
         def work(connection: Connection) -> Asset | None:
@@ -85,7 +85,7 @@ class Assets:
         return self._database.write(work)
 
     def record_doubt(self, asset: Asset, doubt: str | None) -> None:
-        """Record why an archived file may be damaged; None: it has to be tried again."""
+        """Record why an archived file may be damaged; with None it is tried again."""
         values = {"of_ref": asset.ref, "of_idx": asset.idx, "new_doubt": doubt}
         self._database.write(lambda connection: connection.execute(_SET_DOUBT, values))
 
@@ -126,8 +126,8 @@ class Assets:
     ) -> None:
         """Make an asset due again at ``due_at``, after an attempt that met ``error``.
 
-        Not ``counted``: the attempt says nothing about the asset, for example because the archive
-        was down. ``refresh_url``: poll the job now, because the provider may have a fresh URL.
+        Without ``counted`` the attempt does not count, for example because the archive was
+        unavailable. ``refresh_url``: poll the job now, because the provider may have a fresh URL.
         ``rejected``: the attempt brought this bad file.
         """
 
@@ -143,7 +143,7 @@ class Assets:
                 crashes=0,
                 **_rejected_columns(rejected),
             )
-            if claimed.row.crashes:  # it is no suspect any more, so another work queue has it
+            if claimed.row.crashes:  # it is not suspect any more, so it is in another work queue
                 notify(connection, QueueName.ASSETS)
             if counted:
                 _insert_attempt(connection, claimed.row, self._now(), error)
@@ -156,9 +156,9 @@ class Assets:
     def accept(self, ref: str, idx: int, stored: StoredAsset) -> Job:
         """Record that an operator accepted a rejected file, which is stored; return the job.
 
-        The job is concluded again. Its new round makes an end void that a worker has prepared
-        meanwhile, and a worker that has the asset loses its claim. Accepting the same file again
-        changes nothing. Raise ReceiverError if the job is gone or another file is archived.
+        The job is concluded again, in a new round: an end that a worker has prepared meanwhile is
+        void, and a worker that has the asset loses its claim. Accepting the same file again changes
+        nothing. Raise ReceiverError if the job is gone or another file is archived.
         """
 
         def work(connection: Connection) -> tuple[Job, bool]:
@@ -207,7 +207,7 @@ def _by_deadline(claimed: Claimed[Asset]) -> tuple[float, str, int]:
 # Statements.
 
 
-# Built once: building a statement takes SQLAlchemy longer than running it.
+# Built once: SQLAlchemy needs longer to build a statement than to run it.
 _CLAIM, _CLAIM_SUSPECTS = (
     claims.claim_statement(
         assets, assets.c.expires_at, claims.suspected(assets, suspects=suspects), few=suspects
@@ -220,7 +220,7 @@ _COUNT_PENDING = (
     .where(assets.c.ref == bindparam("ref"), assets.c.state == AssetState.PENDING)
 )
 _INSERT_ATTEMPT = insert(attempts)
-# What a job's last end has set.
+# The columns that the end of a job has set.
 _CONCLUDE_AGAIN: dict[str, object] = {
     "reason": None,
     "message": "",
@@ -237,7 +237,7 @@ _UNTRIED = (
 )
 _TAKE_UNTRIED = (
     update(assets)
-    # The second condition is for two workers that take the same row.
+    # The second condition is false if another worker took the row meanwhile.
     .where(tuple_(assets.c.ref, assets.c.idx).in_(_UNTRIED), assets.c.doubt.is_(None))
     .values(doubt="")
     .returning(*assets.columns)
@@ -359,8 +359,8 @@ def expedite_assets(connection: Connection, ref: str, now: float) -> None:
 def reopen_job(connection: Connection, job: Job, timing: Timing, now: float) -> None:
     """Start a new round of a final job.
 
-    Its lost assets become pending again. A job without assets waits for a result again. A job of
-    which nothing is lost is only concluded again.
+    Its lost assets become pending again. A job without assets waits for a result again. A job whose
+    assets are all archived is only concluded again.
     """
     reopened = _reopen_assets(connection, job.ref, now, now + timing.lifetime(job.provider))
     is_complete = job.state is JobState.ARCHIVED and not reopened

@@ -1,4 +1,4 @@
-"""What a caller says about a job beside its request: the metadata, and the request to be shown."""
+"""What a caller stores with a job: its metadata, and the request in a short form to be shown."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def insert_metadata(connection: Connection, metadata: Mapping[str, Mapping[str, 
 def refs_with_metadata(name: str, value: str | None) -> Select[tuple[str]]:
     """Select the refs of jobs whose metadata has this value, or with None any value.
 
-    An index has them sorted by ref, as far as nothing else is asked for.
+    An index has them sorted by ref if there is no other condition.
     """
     named = select(job_metadata.c.ref).where(job_metadata.c.name == name)
     return named if value is None else named.where(job_metadata.c.value == value)

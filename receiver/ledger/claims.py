@@ -40,8 +40,8 @@ from receiver.model import AssetState, JobState
 
 # Seconds a claim lasts; a living worker renews it long before it ends.
 LEASE = 60.0
-# Crashes after which a row is suspect. Suspects are worked on one at a time, so that a crash cannot
-# be blamed on rows that were worked on beside them.
+# Crashes after which a row is suspect. Suspects are worked on one at a time, so that a crash does
+# not count against other rows.
 SUSPICIOUS_CRASHES = 2
 # Crashes after which a row is set aside and shown to people; an operator's retry tries it again.
 MOST_CRASHES = 5
@@ -75,7 +75,7 @@ class Claims:
         )
 
     def release(self, held: Sequence[Claimed[Any]], *, after: float = 0.0) -> None:
-        """End claims whose work was not finished; the rows are due ``after`` so many seconds.
+        """End claims whose work was not finished; the rows are due ``after`` this many seconds.
 
         The attempt counts, because it may have stored an object.
         """
@@ -86,7 +86,7 @@ class Claims:
     def take_over(self, worker: int | None = None) -> int:
         """End the leases of the dead worker with this number; return how many there were.
 
-        Without a number end every lease. That is only for the single worker of a machine, when it
+        Without a number, end every lease. Only the single worker of a machine does this, when it
         starts: all other workers are dead. The rows keep a claim of no worker until they are
         claimed again and the crash is counted.
         """
@@ -127,8 +127,8 @@ def suspected(table: Table, *, suspects: bool) -> ColumnElement[bool]:
     """Return the condition of rows that may have crashed workers, or of the others."""
     if not suspects:
         return _crashes(table) < SUSPICIOUS_CRASHES
-    # The first part follows from the second one, but only with it the small index of crashed rows
-    # is used. Otherwise all due rows are read for the few suspects.
+    # The second condition implies the first one, but the small index of crashed rows is used only
+    # with the first one. Without it all due rows are read for the few suspects.
     return and_(table.c.crashes > literal_column("0"), _crashes(table) >= SUSPICIOUS_CRASHES)
 
 
@@ -190,7 +190,7 @@ def claim_rows(
 def _new_token(connection: Connection) -> str:
     """Return a token that no other claim has; it begins with the worker's number if it has one.
 
-    So a claim has a number exactly if the connection that made it holds the worker's lock.
+    So a claim has a number if, and only if, the connection that made it holds the worker's lock.
     """
     number = connection.info.get(WORKER)
     return token_hex(8) if number is None else f"{number}.{token_hex(8)}"
@@ -202,8 +202,8 @@ def _is_ours(table: Table) -> ColumnElement[bool]:
     return and_(*key, table.c.claim == bindparam("of_claim"))
 
 
-# In the order in which one transaction locks rows: jobs before their assets. With one order for all
-# no two transactions wait for each other (deadlock).
+# In the order in which every transaction locks rows: jobs before their assets. One order for all
+# transactions prevents deadlocks.
 _TABLES = (jobs, assets, hints, sendings)
 # Run with the new values.
 _UPDATE_OURS = {table: update(table).where(_is_ours(table)) for table in _TABLES}
@@ -257,7 +257,7 @@ def _update_all(connection: Connection, claims: Sequence[Claimed[Any]], **values
 def _of_dead(table: Table, now: float, worker: int | None) -> ColumnElement[bool]:
     if worker is None:
         return table.c.claim != GONE
-    # A row whose lease has ended is due in any case, and its crash is counted all the same.
+    # A row whose lease has ended is due in any case, and its crash is counted.
     return and_(table.c.due_at > now, table.c.claim.startswith(f"{worker}."))
 
 
@@ -276,7 +276,7 @@ def _take_over(connection: Connection, now: float, worker: int | None) -> int:
 
 
 def _first_due(table: Table, *wanted: ColumnElement[bool]) -> Select[tuple[Any]]:
-    # Rows without due_at are excluded explicitly: only then SQLite uses the partial index.
+    # Rows without due_at are excluded explicitly: otherwise SQLite ignores the partial index.
     return select(func.min(table.c.due_at)).where(table.c.due_at.isnot(None), *wanted)
 
 

@@ -13,7 +13,7 @@ from receiver.errors import LedgerError
 # mean that our statement is wrong: the ledger is being migrated or restored.
 _SCHEMA_NOT_READY = ("42P01", "42703", "42883", "42704", "3F000", "42501")
 
-# What PgBouncer says to what it refuses, and the remedy.
+# Beginnings of PgBouncer's refusals, each with the remedy.
 _REMEDIES = {
     "unsupported startup parameter": "set ignore_startup_parameters = options in the pooler, and "
     "the limits with ALTER ROLE, as docs/operations.md says",

@@ -1,14 +1,14 @@
 """Deliveries: the statements that store a report and what it changes.
 
-Every callback runs them, so the frequent ones are built once: building a statement takes SQLAlchemy
-longer than running it, and all other writers wait meanwhile.
+Every callback runs them, so the frequent ones are built once: SQLAlchemy needs longer to build a
+statement than to run it, and all other writers wait meanwhile.
 """
 
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, func, select, update
 
-from receiver.ledger.many_rows import LOCK_JOBS, ManyRows, answers
+from receiver.ledger.many_rows import LOCK_JOBS, ManyRows, select_each
 from receiver.ledger.notifications import QueueName, notify, notify_of_rows
 from receiver.ledger.rows import Job, job_of
 from receiver.ledger.tables import assets, deliveries, job_columns, jobs
@@ -27,8 +27,8 @@ from receiver.model import (
 # starts at zero again.
 MOST_ATTEMPTS = 300
 
-# Deliveries kept per job, and bytes of their bodies: a stolen ticket, or a provider that calls back
-# without end, must not fill the disk.
+# Deliveries kept per job, and bytes of their bodies: a stolen ticket, or a provider that never
+# stops calling back, must not fill the disk.
 MOST_KEPT = 200
 MOST_BYTES = 16 * 1024 * 1024
 
@@ -92,7 +92,7 @@ def lock_jobs(connection: Connection, refs: Sequence[str]) -> dict[str, Job]:
 
     The statement goes straight to the driver, whose errors it raises.
     """
-    (found,) = answers(connection, [LOCK_JOBS], refs)
+    (found,) = select_each(connection, [LOCK_JOBS], refs)
     return {job.ref: job for job in map(job_of, found)}
 
 
@@ -131,7 +131,7 @@ def update_decision(
     connection.execute(update(deliveries).where(deliveries.c.id == number).values(values))
 
 
-# What a report changes.
+# Changes that a report causes.
 
 
 def record_progress(connection: Connection, changes: Sequence[tuple[Job, Report, float]]) -> None:
@@ -209,7 +209,7 @@ def refresh_urls(
     return notify_of_rows(connection, QueueName.ASSETS, fresh)
 
 
-# What earlier deliveries said.
+# Reads of earlier deliveries.
 
 
 def asset_urls(connection: Connection, ref: str) -> list[str]:

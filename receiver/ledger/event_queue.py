@@ -1,10 +1,10 @@
 """Which deliveries of events are claimed next, and how new events are queued.
 
-Deliveries that were not tried yet come first, then those with few attempts, at last those that
-failed several times: a host that works does not wait for thousands that do not. Each so many claims
-the due time alone counts, so that the others have their turn whatever is new. The webhooks of jobs
-have many hosts, so every second claim takes the newest of what was not tried: thousands of events
-to hosts that do not answer, however new, do not delay the others for long.
+Deliveries that were not tried yet come first, then those with few attempts, then those that failed
+several times. So a host that works does not wait for thousands that do not. In one of every few
+claims only the due time counts, so that old deliveries have their turn too. The webhooks of jobs
+have many hosts. For them every second claim takes the newest deliveries that were not tried. So
+thousands of events to dead hosts do not delay the others for long.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ from receiver.model import EventDeliveryState, EventType
 JOB_WEBHOOKS = "job webhooks"
 # Deliveries queued, or deleted, in one transaction.
 BATCH = 500
-# Each so many claims the due time alone counts.
+# In one of this many claims only the due time counts.
 TURNS = 8
 
 # Written as literals: the planners use a partial index only for exactly its condition.
@@ -58,7 +58,7 @@ _UNTRIED = literal_column("0") == _ATTEMPTS
 _FEW = (literal_column("0") < _ATTEMPTS, literal_column("3") > _ATTEMPTS)
 _SEVERAL = literal_column("3") <= _ATTEMPTS
 
-# Built once: that takes longer than running them, and all writers wait meanwhile.
+# Built once: building them takes longer than running them, and all writers wait meanwhile.
 _ANY, _OLDEST, _NEWEST = _statement(), _statement(_UNTRIED), _statement(_UNTRIED, newest=True)
 _RETRIES = (_statement(*_FEW), _statement(_SEVERAL))
 
@@ -99,7 +99,7 @@ def claim_deliveries(
 
 
 def is_retry(claimed: Claimed[EventDelivery]) -> bool:
-    """Return whether a claimed delivery was tried before; a postponement is no attempt."""
+    """Return whether a claimed delivery was tried before; a postponement is not an attempt."""
     return claimed.row.attempts > 1
 
 

@@ -17,10 +17,10 @@ from receiver.model import EventType
 
 # The ``idx`` of an event about the job itself, not about one of its assets.
 ABOUT_THE_JOB = -1
-# Any number will do, as long as all our processes use the same one.
+# Any number is good if all our processes use the same one.
 _EVENTS_LOCK = 0x6576656E
 
-# Built once: that takes longer than running them, and all writers wait meanwhile.
+# Built once: building them takes longer than running them, and all writers wait meanwhile.
 _INSERT_EVENT = insert(events)
 _INSERT_EVENTS = ManyRows(
     "INSERT INTO events (type, ref, idx, round, created_at, payload) {values}",

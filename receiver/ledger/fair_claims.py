@@ -1,4 +1,4 @@
-"""Claims of assets that leave out jobs and hosts which hold their share of the threads."""
+"""Claims of assets, except those of jobs and hosts that hold their share of the threads."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,20 +25,20 @@ from receiver.ledger.database import Database
 from receiver.ledger.rows import Asset, asset_of
 from receiver.ledger.tables import assets
 
-# From so many attempts on an asset comes after all that have had fewer.
+# An asset with at least this many attempts comes after all that have had fewer.
 SEVERAL = 3
 _ANY = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Avoided:
-    """Whose assets are claimed only if there are no others: jobs by ref, hosts by ``netloc``."""
+    """Jobs (by ref) and hosts (by ``netloc``) whose assets are claimed last."""
 
     refs: frozenset[str] = frozenset()
     hosts: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        """Return whether anybody is avoided."""
+        """Return whether any job or host is avoided."""
         return bool(self.refs or self.hosts)
 
     def includes(self, asset: Asset) -> bool:
@@ -62,9 +62,9 @@ class FairClaims:
     ) -> list[Claimed[Asset]]:
         """Claim up to ``limit`` due assets, at most ``retries`` that were tried before.
 
-        First those that the first of ``avoided`` leaves, then those that the next one leaves, at
-        last any. Of them first those with few attempts, unless it is ``by_deadline``; then the
-        nearest deadline.
+        The first claim leaves out the first entry of ``avoided``, the next claim the next entry,
+        and so on. The last claim leaves out nothing. In each, assets with few attempts come first,
+        unless it is ``by_deadline``; then those with the nearest deadline.
         """
         steps = [
             (whom, below)
@@ -117,7 +117,7 @@ _ENDS = str.maketrans("?#", "//")
 
 
 class _Netloc(FunctionElement[str]):
-    """The same in the databases."""
+    """SQL for ``netloc``."""
 
     type = String()
     inherit_cache = True

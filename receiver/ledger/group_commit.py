@@ -44,7 +44,7 @@ class Batch(Generic[Item, T]):
 class QueuedWrite(Generic[T]):
     """A write that waits for a leader: a piece of work, or the item of a batch.
 
-    ``alone`` runs it by itself; ``ran`` says that it was run, then or with its batch.
+    ``alone`` runs it by itself; ``ran`` says that it was run, alone or with its batch.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ def _run_one(batch: Batch[Item, T], item: Item, connection: Connection) -> T:
 
 
 def run_many(connection: Connection, writes: Sequence[QueuedWrite[Any]]) -> None:
-    """Handle the writes of one batch together; those that it leaves have not ``ran`` after that."""
+    """Handle the writes of one batch together; ``ran`` is False for those that it leaves out."""
     batch = writes[0].batch
     if batch is None:
         return
@@ -101,9 +101,9 @@ def run_many(connection: Connection, writes: Sequence[QueuedWrite[Any]]) -> None
 class GroupCommit:
     """A queue of writes. ``commit`` commits a group and finishes each of its writes.
 
-    It takes the group by calling its argument, so that it can wait for a lock before and the group
-    is as large as possible. One thread of a process commits at a time: with two, the groups were
-    half as large, and a callback cost PostgreSQL half as much again.
+    It takes the group by calling its argument. So it can first wait for a lock, and the group is as
+    large as possible. One thread of a process commits at a time: with two threads the groups were
+    half as large, and a callback cost PostgreSQL 1.5 times as much.
     """
 
     def __init__(self, commit: Callable[[Callable[[], list[QueuedWrite[Any]]]], None]) -> None:
@@ -119,7 +119,7 @@ class GroupCommit:
         self._queue.append(write)
         while not write.done:
             write.signal.lead(partial(self._lead, write))
-            # Not done after we led: another leader has it, or many writes came before it.
+            # Perhaps not done although we led: another leader has it, or many writes came first.
             if not write.done and not self._wait_for_signal(write) and self._withdraw(write):
                 raise LedgerError(f"the ledger took no write for {WRITE_TIMEOUT:.0f} s")
         return write.result()
@@ -140,11 +140,11 @@ class GroupCommit:
         try:
             return write.signal.wait(WRITE_TIMEOUT)
         except BaseException:
-            self._withdraw(write)  # an interrupted thread must not keep the signal for itself
+            self._withdraw(write)  # an interrupted thread must pass the signal on
             raise
 
     def _signal_next(self) -> None:
-        """Ask the thread that waits longest to lead. The others stay asleep.
+        """Ask the thread that waits longest to lead. The others continue to wait.
 
         If they all competed for a lock instead, every wait would become longer.
         """
@@ -154,7 +154,7 @@ class GroupCommit:
     def _withdraw(self, write: QueuedWrite[Any]) -> bool:
         """Remove a write from the queue; return False if a leader has taken it already.
 
-        Without this it could still be done after we said that it failed.
+        Otherwise it could still be committed after its caller was told that it failed.
         """
         try:
             self._queue.remove(write)

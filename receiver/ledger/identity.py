@@ -12,22 +12,22 @@ _LEDGER, _SESSIONS = "ledger", "sessions"
 
 
 def ledger_id(database: Database) -> str:
-    """Return the random id of this ledger; it gets one when it is first asked for."""
+    """Return the random id of this ledger, which is created at the first call."""
     return _value(database, _LEDGER)
 
 
 class Sessions:
     """The epoch of the dashboard's sessions: a random text that each session has in its cookie.
 
-    It is changed by a logout, which so ends every session, on every machine. It is random and no
-    number, so that no epoch returns after a ledger was restored from a backup.
+    A logout changes it, which ends every session on every machine. It is random instead of a
+    counter, so that no old epoch returns when a ledger is restored from a backup.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def epoch(self) -> str:
-        """Return the epoch of now; raise LedgerError if it cannot be read."""
+        """Return the current epoch; raise LedgerError if it cannot be read."""
         return _value(self._database, _SESSIONS)
 
     def end(self) -> None:
@@ -45,8 +45,8 @@ def _value(database: Database, name: str) -> str:
 
 
 def _read(connection: Connection, name: str) -> str | None:
-    question = select(identity.c.value).where(identity.c.name == name)
-    return connection.execute(question).scalar_one_or_none()
+    query = select(identity.c.value).where(identity.c.name == name)
+    return connection.execute(query).scalar_one_or_none()
 
 
 def _create(connection: Connection, name: str) -> str:

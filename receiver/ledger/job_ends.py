@@ -1,7 +1,7 @@
 """Ends jobs together with their last assets, many jobs at once.
 
-This is the ordinary end of a job. Whatever is not as it was when its end was prepared is left to
-``Assets.finish``, which looks at one asset after the other.
+This is the ordinary end of a job. If a job has changed since its end was prepared, it is left to
+``Assets.finish``, which handles one asset after the other.
 """
 
 from collections import defaultdict
@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from receiver.ledger.claims import Claimed
 from receiver.ledger.events import NewEvent, write_events_of_jobs
 from receiver.ledger.jobs import end_event
-from receiver.ledger.many_rows import LOCK_JOBS, ManyRows, answers, sent_together
+from receiver.ledger.many_rows import LOCK_JOBS, ManyRows, select_each, sent_together
 from receiver.ledger.rows import Asset, End, Job, StoredAsset, job_of, marks_text
 from receiver.model import JobState
 
@@ -68,13 +68,13 @@ _END_JOBS = ManyRows(
 
 
 def end_jobs(connection: Connection, finishes: Sequence[Finish]) -> list[bool | None]:
-    """End assets with their jobs. Return True for each that has ended, None for the others.
+    """End assets together with their jobs; return True for each that has ended, else None.
 
-    Those are assets that are not the last ones of their jobs, or are no longer ours, and jobs that
-    an operator reopened after their end was prepared.
+    None means that the asset is not the last one of its job, or is no longer ours, or that an
+    operator reopened the job after its end was prepared.
     """
     refs = [one.ref for one in finishes if one.end]
-    jobs, pending = answers(connection, [LOCK_JOBS, _LOCK_PENDING], refs) if refs else ([], [])
+    jobs, pending = select_each(connection, [LOCK_JOBS, _LOCK_PENDING], refs) if refs else ([], [])
     found = {job.ref: job for job in map(job_of, jobs)}
     claims: defaultdict[str, list[tuple[int, str | None]]] = defaultdict(list)
     for ref, idx, claim in pending:

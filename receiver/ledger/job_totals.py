@@ -1,9 +1,9 @@
 """Totals of jobs that are kept in the ledger, so that counts and costs need not read every job.
 
 The jobs submitted in the same half-hour are summed up once it is ``SETTLED`` seconds old. From then
-on a trigger of the table ``jobs`` records every change, insertion and deletion of these jobs in
-``changed_jobs``, whichever process makes it, until the half-hour is summed up again. Who reads
-totals counts the other jobs directly: the newest, and those of half-hours with recorded changes.
+on a trigger of the table ``jobs`` records every insertion, change and deletion of these jobs in
+``changed_jobs``. The next sum of the half-hour removes these records. Readers of totals count the
+other jobs directly: the newest ones, and those of half-hours with recorded changes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,7 +52,7 @@ job_totals = Table(
     Column("state", Text, primary_key=True),
     Column("reason", Text, primary_key=True),  # "" without
     Column("jobs", BigInteger, nullable=False),
-    # Asked for; a job whose request does not say a number counts as one.
+    # Pictures asked for; a job whose request names no number counts as one.
     Column("pictures", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -69,7 +69,7 @@ changed_jobs = Table(
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """How many jobs have all of this in common, and how many pictures they asked for."""
+    """How many jobs share these values, and how many pictures they asked for."""
 
     provider: str
     model: str
@@ -79,7 +79,7 @@ class Total:
     pictures: int
 
     def __add__(self, other: "Total") -> "Total":
-        """Return the total of both, which have the rest in common."""
+        """Return the sum of two totals that share their other values."""
         both = (self.jobs + other.jobs, self.pictures + other.pictures)
         return Total(self.provider, self.model, self.state, self.reason, *both)
 
@@ -120,10 +120,10 @@ class Snapshot:
 
     def _kept(self, low: int, high: int, stale: Sequence[int]) -> list[Total]:
         within = (job_totals.c.start >= low, job_totals.c.start < high)
-        question = select(*_KEPT_GROUP, *_KEPT_SUMS).where(*within).group_by(*_KEPT_GROUP)
+        query = select(*_KEPT_GROUP, *_KEPT_SUMS).where(*within).group_by(*_KEPT_GROUP)
         if stale:
-            question = question.where(job_totals.c.start.not_in(stale))
-        return [_total(row) for row in self._connection.execute(question)]
+            query = query.where(job_totals.c.start.not_in(stale))
+        return [_total(row) for row in self._connection.execute(query)]
 
     def _counted(self, first: float, end: float) -> list[Total]:
         return [_total(row) for row in self._connection.execute(_count(first, end))]
@@ -198,8 +198,8 @@ def _half_hours(connection: Connection, low: str, end: str) -> Iterator[int]:
 def _changes(connection: Connection) -> dict[int, list[int]]:
     """Return the half-hours of recorded changes, and the numbers of these."""
     found: dict[int, list[int]] = {}
-    question = select(changed_jobs).order_by(changed_jobs.c.id).limit(_CHANGES)
-    for number, ref in connection.execute(question):
+    query = select(changed_jobs).order_by(changed_jobs.c.id).limit(_CHANGES)
+    for number, ref in connection.execute(query):
         found.setdefault(_start(ref), []).append(number)
     return found
 
@@ -232,9 +232,9 @@ def _replace(connection: Connection, sums: dict[int, list[Total]], numbers: Sequ
 
 
 def _count(first: float, end: float) -> Select[Any]:
-    """Return the question that counts jobs directly."""
-    question = select(*_GROUP, *_SUMS).where(jobs.c.ref >= first_ref(first)).group_by(*_GROUP)
-    return question if end == inf else question.where(jobs.c.ref < first_ref(end))
+    """Return the query that counts jobs directly."""
+    query = select(*_GROUP, *_SUMS).where(jobs.c.ref >= first_ref(first)).group_by(*_GROUP)
+    return query if end == inf else query.where(jobs.c.ref < first_ref(end))
 
 
 def _start(ref: str) -> int:

@@ -34,11 +34,11 @@ from receiver.model import (
 )
 from receiver.telemetry import metrics
 
-# Built once: building a statement takes SQLAlchemy longer than running it.
+# Built once: SQLAlchemy needs longer to build a statement than to run it.
 _JOB = select(*job_columns).where(jobs.c.ref == bindparam("ref"))
 _JOB_LOCKED = _JOB.with_for_update()
 _UPDATE_JOB = update(jobs).where(jobs.c.ref == bindparam("of_ref"))  # run with the new values
-# By whether only jobs are wanted whose assets are all final, or only others.
+# By ``complete``: only jobs whose assets are all final, only the others, or any.
 _CLAIM = {None: claims.claim_statement(jobs, jobs.c.due_at)} | {
     complete: claims.claim_statement(
         jobs,
@@ -134,8 +134,8 @@ class Jobs:
     def record_accepted(self, ref: str, provider_id: str, poll_url: str | None = None) -> Job:
         """Record that the provider took a job; if a callback was faster, only the id is new.
 
-        An id that only an unproved callback named gives way to that of the provider's answer.
-        ``poll_url`` is where the provider said to ask for it.
+        The id of the provider's answer replaces one that only an unproved callback named.
+        ``poll_url`` is the address that the provider gave for polls.
         """
 
         def work(connection: Connection) -> Job:
@@ -163,8 +163,8 @@ class Jobs:
     ) -> Job:
         """End a job that the provider did not take, with the provider's own message.
 
-        ``provider_id`` is the id that its refusal had all the same; ``answered`` is False if the
-        submit was never sent.
+        ``provider_id`` is the id in the refusal, if it has one; ``answered`` is False if the submit
+        was never sent.
         """
 
         def work(connection: Connection) -> Job:
@@ -221,7 +221,7 @@ class Jobs:
 
         def work(connection: Connection) -> None:
             claims.update_claimed(connection, claimed, due_at=due_at, claim=None, crashes=0)
-            if claimed.row.crashes:  # it is no suspect any more, so another work queue has it
+            if claimed.row.crashes:  # it is not suspect any more, so it is in another work queue
                 notify(connection, QueueName.JOBS)
 
         self._database.write(work)
@@ -267,7 +267,7 @@ class Jobs:
         self._database.write(work)
 
     def expire(self, ref: str, message: str) -> None:
-        """End a job whose result never came; a job that has one by now is left alone."""
+        """End a job whose result never came; a job that has a result by now is not changed."""
 
         def work(connection: Connection) -> bool:
             job = lock_job(connection, ref)

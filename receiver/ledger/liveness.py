@@ -2,7 +2,7 @@
 
 The number also stands at the beginning of the worker's claims. PostgreSQL releases the lock with
 the last connection of the process, so a killed worker is noticed within seconds. The claim token
-remains the fence: a worker that was taken for dead by mistake cannot finish its work.
+remains the fence: a worker that counted as dead by mistake cannot finish its work.
 """
 
 import time
@@ -25,7 +25,7 @@ GRACE = 5.0
 NUMBERS = 2**31
 
 # Only claims whose leases last: rows whose leases ended are due in any case. The indexes of due_at
-# lead to them. ``until`` is two leases away, because the clocks of machines differ.
+# lead to them. ``until`` is two leases in the future, because the clocks of machines differ.
 MISSING = """
     SELECT DISTINCT split_part(claim, '.', 1)::bigint FROM (
         SELECT claim FROM assets WHERE due_at > %(now)s AND due_at <= %(until)s

@@ -20,8 +20,8 @@ from receiver.ledger.tables import job_columns
 class ManyRows:
     """One statement for many rows of values, run once for all of them.
 
-    Running it for each row would take longer: each run gives up Python's interpreter lock, and with
-    sixteen busy threads it takes milliseconds to get it back. SQLite's statement goes straight to
+    Running it for each row would take longer: each run releases Python's interpreter lock, and with
+    sixteen busy threads it takes milliseconds to get it again. SQLite's statement goes straight to
     the driver, which takes a third of the time. ``{values}`` in it stands for the rows; their
     columns are called ``column1``, ``column2`` and so on. PostgreSQL takes an array per column.
     """
@@ -54,7 +54,7 @@ def _placeholders(rows: int, columns: int) -> str:
 def sent_together(connection: Connection) -> Iterator[None]:
     """Send PostgreSQL the statements of this block at once, and wait for all of them at its end.
 
-    They must not be questions, because their rows would not be there yet.
+    They must not return rows, because these would not be there yet.
     """
     driver: Any = connection.connection.dbapi_connection
     with driver.pipeline() if connection.dialect.name == "postgresql" else nullcontext():
@@ -70,25 +70,25 @@ def names(columns: Iterable[Column[Any]]) -> str:
 LOCK_JOBS = f"SELECT {names(job_columns)} FROM jobs WHERE ref {{of_refs}} ORDER BY ref {{locked}}"  # noqa: S608 - names of columns
 
 
-def answers(
-    connection: Connection, questions: Sequence[str], refs: Sequence[str]
+def select_each(
+    connection: Connection, queries: Sequence[str], refs: Sequence[str]
 ) -> list[list[Any]]:
-    """Return the rows of each question about jobs; PostgreSQL is asked all of them at once.
+    """Run each query about these jobs and return its rows; PostgreSQL gets all queries at once.
 
-    ``{of_refs}`` in a question stands for the condition that a ref is one of these, ``{locked}`` at
-    its end for the lock of its rows.
+    Two placeholders in a query are replaced: ``{of_refs}`` by the condition that a ref is one of
+    ``refs``, ``{locked}`` at its end by the clause that locks its rows.
     """
     driver: Any = connection.connection.dbapi_connection
     if connection.dialect.name == "sqlite":
         some = f"IN ({','.join('?' * len(refs))})"
-        asked = [question.format(of_refs=some, locked="") for question in questions]
-        return [driver.execute(question, refs).fetchall() for question in asked]
+        statements = [query.format(of_refs=some, locked="") for query in queries]
+        return [driver.execute(statement, refs).fetchall() for statement in statements]
     some = "= ANY(%s::text[])"
-    asked = [question.format(of_refs=some, locked="FOR UPDATE") for question in questions]
+    statements = [query.format(of_refs=some, locked="FOR UPDATE") for query in queries]
     try:
         with driver.pipeline():
-            cursors = [driver.execute(question, [list(refs)]) for question in asked]
+            cursors = [driver.execute(statement, [list(refs)]) for statement in statements]
         return [cursor.fetchall() for cursor in cursors]
     except driver.Error as error:
         kind = ProgrammingError if isinstance(error, driver.ProgrammingError) else DBAPIError
-        raise kind("; ".join(asked), None, error) from error
+        raise kind("; ".join(statements), None, error) from error

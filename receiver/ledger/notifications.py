@@ -2,8 +2,8 @@
 
 A notification is not the work: a worker that receives one claims the due rows that are nearest to
 their deadlines. A lost notification costs seconds, a superfluous one finds nothing. PostgreSQL
-sends them to all workers. On SQLite the worker's own transactions notify its engine so; other
-processes notify it of every work queue, through a named pipe.
+sends them to all workers. On SQLite the worker's own transactions notify its engine in this way.
+Other processes notify it of all work queues, through a named pipe.
 """
 
 import threading
@@ -23,7 +23,7 @@ _INTERVAL = 0.02
 # Seconds that a process waits at its end for its last notifications to be sent.
 _CLOSE_TIMEOUT = 5.0
 _NOTED = "notifications"
-# It does not wait for the disk either: what it is about is there already.
+# It does not wait for the disk either: the work that it announces is committed already.
 _SEND = text("""
     SELECT pg_notify(:channel, name), set_config('synchronous_commit', 'off', true)
     FROM unnest(CAST(:names AS text[])) AS name
@@ -85,11 +85,10 @@ def take_noted(connection: Connection) -> set[str]:
 
 
 class NotificationSender:
-    """Sends names after commits, in one thread; names of the same moments share a statement.
+    """Sends names after commits, in one thread; names that come together share a statement.
 
-    They are not part of the transactions, because PostgreSQL commits transactions with a NOTIFY one
-    at a time, each with its own wait for the disk. ``connect`` returns a connection in autocommit
-    mode.
+    They are not part of the transactions: PostgreSQL commits transactions with a NOTIFY one at a
+    time, and each waits for the disk. ``connect`` returns a connection in autocommit mode.
     """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:

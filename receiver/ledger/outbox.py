@@ -4,8 +4,8 @@ Each destination gets every event once, events of one job in order, and no desti
 another. A destination's cursor is the last event for which a delivery was queued; later events are
 found by reading behind it, so nothing is missed when a process dies. Of a job's pending deliveries
 only the first one has a ``due_at``; when it ends, the next one becomes due. A transaction that ends
-or adds deliveries locks the destination's row first: otherwise an event could be added unseen while
-the one before it ends, and would never become due.
+or adds deliveries locks the destination's row first: otherwise an event could be added while the
+one before it ends, and would never become due.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,10 +49,10 @@ from receiver.model import EventDeliveryState, EventType
 # Seconds that finished deliveries are kept: sent ones, and those that were set aside.
 KEPT, KEPT_ASIDE = 7 * 86400.0, 90 * 86400.0
 
-# More than there are.
+# More than there can be.
 ANY = 2**31 - 1
 
-# Literals, as PENDING.
+# Literals, for the same reason as PENDING.
 SENT: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SENT}'")
 SET_ASIDE: ColumnElement[str] = literal_column(f"'{EventDeliveryState.SET_ASIDE}'")
 # A pending delivery whose last attempt failed.
@@ -101,7 +101,7 @@ class Outbox:
         """Claim up to ``limit`` due deliveries, at most ``retries`` that were tried before.
 
         If those that were not tried yet are fewer, new events of these ``types`` are queued.
-        ``turn`` counts the claims of a destination; it decides who comes first.
+        ``turn`` counts the claims of a destination; it decides which deliveries come first.
         """
         now = self.now()
         ask = partial(claim_deliveries, destination=destination, types=types, now=now)
@@ -109,15 +109,15 @@ class Outbox:
 
     def find(self, event: int) -> Row[Any] | None:
         """Return one event's row; None if there is none."""
-        question = select(events).where(events.c.id == event)
-        return self._database.read(lambda connection: connection.execute(question).one_or_none())
+        query = select(events).where(events.c.id == event)
+        return self._database.read(lambda connection: connection.execute(query).one_or_none())
 
     def mark_sent(self, claimed: Claimed[EventDelivery]) -> None:
         """Record that an event was delivered; raise ClaimLostError if it is no longer ours."""
         self._end(claimed, EventDeliveryState.SENT, "")
 
     def set_aside(self, claimed: Claimed[EventDelivery], error: str) -> None:
-        """Give up a delivery; the next event of its job becomes due.
+        """Stop trying a delivery; the next event of its job becomes due.
 
         Raise ClaimLostError if it is no longer ours.
         """
@@ -155,7 +155,8 @@ class Outbox:
     def forget(self, name: str) -> None:
         """Delete a destination with its deliveries; raise ReceiverError if there is none.
 
-        If the process dies in between, call it again; until then the destination keeps the rest.
+        If the process is killed meanwhile, call it again; until then the destination keeps the
+        rest.
         """
         self._require_known(name)
         while not self._database.write(partial(_delete_some, name=name)):
@@ -221,8 +222,8 @@ class Outbox:
 
     def expedited_at(self, name: str) -> float:
         """Return when an operator last asked to send what waits at once; 0.0 for never."""
-        question = select(destinations.c.expedited_at).where(destinations.c.name == name)
-        return self._database.read(lambda connection: connection.execute(question).scalar()) or 0.0
+        query = select(destinations.c.expedited_at).where(destinations.c.name == name)
+        return self._database.read(lambda connection: connection.execute(query).scalar()) or 0.0
 
     def _require_known(self, name: str) -> None:
         known = self._database.read(destination_names)

@@ -74,7 +74,7 @@ class LedgerParts:
 
     @cached_property
     def workers(self) -> Workers:
-        """Signs of life of workers."""
+        """Heartbeats of workers."""
         return Workers(self.database)
 
     @cached_property

@@ -1,7 +1,7 @@
 """Poolers before PostgreSQL, such as PgBouncer: they must keep a session for each connection.
 
 In transaction mode every transaction may run in another session. Then notifications (LISTEN) do not
-arrive, and the locks by which workers know of each other have no owner.
+arrive, and the locks that show which workers are alive are lost.
 """
 
 from typing import Any
@@ -13,14 +13,14 @@ SESSIONS_NEEDED = (
     "the service needs them for LISTEN and for locks of workers; set pool_mode=session there, or "
     "use the address of PostgreSQL itself"
 )
-# Other clients of the pooler may hide its mode from a single question.
+# Other clients of the pooler may hide its mode from a single query.
 _QUESTIONS = 5
 
 
 def keeps_sessions(engine: Engine) -> bool:
     """Return whether each connection of ours has a session of PostgreSQL for itself.
 
-    This costs one question where there is no pooler, and a second connection where there is one.
+    This costs one query where there is no pooler, and a second connection where there is one.
     """
     autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
     with autocommit.connect() as one:
@@ -34,7 +34,7 @@ def keeps_sessions(engine: Engine) -> bool:
 
 def _session(connection: Connection) -> int:
     """Return the number of the server's process that answers now."""
-    # Not prepared: the next question may go to a session that does not know the statement.
+    # Not prepared: the next query may go to a session that does not know the statement.
     answer = _driver(connection).execute("SELECT pg_backend_pid()", prepare=False)
     return int(answer.fetchone()[0])
 

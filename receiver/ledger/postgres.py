@@ -24,14 +24,14 @@ Item = TypeVar("Item")
 
 # Seconds to wait for a free connection of the pool.
 POOL_TIMEOUT = 10.0
-# The server must not continue a statement, wait for a lock or hold one for a client that was cut
-# off in the middle of a transaction. Options in DATABASE_URL take precedence.
+# A client may be cut off in the middle of a transaction. Then the server must not continue its
+# statement, and must not wait for a lock or hold one. Options in DATABASE_URL take precedence.
 _SESSION = (
     "-c statement_timeout=60s -c lock_timeout=8s -c idle_in_transaction_session_timeout=10s"
     # Otherwise connections of machines that lost power count against max_connections for two hours.
     " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
 )
-# The same for a server that disappears: by default Linux waits for it for a quarter of an hour.
+# The same for a server that disappears: by default Linux waits for 15 minutes.
 _CONNECTION = {
     "connect_timeout": "5",
     "keepalives_idle": "5",
@@ -42,7 +42,7 @@ _CONNECTION = {
 # Connections per process at most. A transaction takes milliseconds, so they
 # are enough for more threads than there are connections.
 _CONNECTIONS = 16
-# Seconds after its last use during which a connection is taken to be alive.
+# Seconds after its last use for which a connection counts as alive.
 _UNPINGED = 1.0
 _USED_AT = "used at"
 # How often a transaction is attempted that a conflict or a server restart rolled back.
@@ -139,7 +139,7 @@ class PostgresDatabase:
 
     @contextmanager
     def _repeatable(self, connection: Connection) -> Iterator[None]:
-        """Raise _RolledBackError instead of an error that says nothing against a second attempt."""
+        """Raise _RolledBackError for an error after which the transaction can be repeated."""
         try:
             yield
         except Exception as error:
@@ -189,9 +189,8 @@ class PostgresDatabase:
 class _Pings:
     """Pings a connection before it is used, unless it was used a moment ago.
 
-    A ping is a round trip, so one for each transaction costs as much as a statement. The first
-    transaction on a connection that was lost in this moment is repeated; after that the others are
-    pinged too.
+    A ping is a round trip and costs as much as a statement. If a connection was lost without a
+    ping, its first transaction is repeated, and after that the other connections are pinged too.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -201,7 +200,7 @@ class _Pings:
         event.listen(engine, "checkout", self._require_living)
 
     def note_loss(self) -> None:
-        """Note that a connection may have been lost: others may be lost too."""
+        """Note that a connection may have been lost; then others may be lost too."""
         self._lost_at = time.monotonic()
 
     def _note_use(self, _driver: Any, record: Any) -> None:
@@ -232,9 +231,9 @@ class _RolledBackError(Exception):
 
 
 def _can_be_repeated(error: Exception, connection: Connection) -> bool:
-    """Return whether an error before the commit says nothing against another attempt.
+    """Return whether the transaction can be repeated after this error before its commit.
 
-    It may be one of the driver, to which the statements of a batch go straight.
+    It may be an error of the driver, because the statements of a batch are sent by the driver.
     """
     driver: Any = None if connection.invalidated else connection.connection.dbapi_connection
     if driver is not None and driver.closed:

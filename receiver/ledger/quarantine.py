@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, not_, select, upda
 
 from receiver.ledger.database import Database
 from receiver.ledger.jobs import find_job
-from receiver.ledger.many_rows import answers
+from receiver.ledger.many_rows import select_each
 from receiver.ledger.rows import Asset, asset_of
 from receiver.ledger.tables import assets
 from receiver.model import AssetState
@@ -53,25 +53,27 @@ class QuarantineRecords:
     def waiting(self, limit: int) -> list[Asset]:
         """Return the lost assets whose rejected file may be accepted, the newest file first."""
         lost = assets.c.state.in_((AssetState.FAILED, AssetState.EXPIRED))
-        question = select(assets).where(_KEPT, lost).order_by(assets.c.quarantined_at.desc())
+        query = select(assets).where(_KEPT, lost).order_by(assets.c.quarantined_at.desc())
         return self._database.read(
-            lambda connection: [asset_of(row) for row in connection.execute(question.limit(limit))]
+            lambda connection: [asset_of(row) for row in connection.execute(query.limit(limit))]
         )
 
     def total_beside(self, ref: str, idx: int, *, of_job: bool) -> Kept:
-        """Return what is kept beside this asset's file: of its job, or of all jobs."""
+        """Return what is kept except this asset's file: of its job, or of all jobs."""
         return self._database.read(partial(_total, kept=_beside(ref, idx, of_job=of_job)))
 
     def stored_of(self, ref: str) -> int:
         """Return the bytes that the archive has of a job, result files and rejected ones."""
-        (((stored,),),) = self._database.read(partial(answers, questions=[_STORED_OF], refs=[ref]))
+        (((stored,),),) = self._database.read(
+            partial(select_each, queries=[_STORED_OF], refs=[ref])
+        )
         return int(stored)
 
     def oldest_beside(self, ref: str, idx: int, limit: int, *, of_job: bool) -> list[KeptFile]:
-        """Return the files that were kept first, beside this asset's file."""
-        question = select(*_FILE).where(_beside(ref, idx, of_job=of_job))
-        question = question.order_by(assets.c.quarantined_at).limit(limit)
-        found = self._database.read(lambda connection: connection.execute(question).all())
+        """Return the files that were kept first, except this asset's file."""
+        query = select(*_FILE).where(_beside(ref, idx, of_job=of_job))
+        query = query.order_by(assets.c.quarantined_at).limit(limit)
+        found = self._database.read(lambda connection: connection.execute(query).all())
         return [KeptFile(*row) for row in found]
 
     def forget(self, file: KeptFile) -> None:

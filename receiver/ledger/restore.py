@@ -43,7 +43,7 @@ class Restored:
 
 
 def restore(connection: Connection, pasts: Sequence[Past]) -> Restored:
-    """Insert those of some hundred jobs that are unknown, without ids or keys of other jobs."""
+    """Insert a few hundred jobs, except known ones, without the ids and keys of other jobs."""
     known = set(
         connection.execute(
             select(jobs.c.ref).where(jobs.c.ref.in_([past.ref for past in pasts]))

@@ -70,7 +70,7 @@ class Job:
 class Rejected:
     """A downloaded file that failed inspection, and why; ``content_type`` is its server's claim.
 
-    ``quarantined_at`` is since when it is kept in the quarantine; None: it is not kept.
+    ``quarantined_at`` is when it came into the quarantine; None: it is not kept there.
     """
 
     sha256: str
@@ -116,7 +116,7 @@ class Asset:
 
     @property
     def lifetime(self) -> float:
-        """How many seconds its URL was to live when we heard of it."""
+        """How many seconds its URL was valid when we received it."""
         return self.expires_at - self.announced_at
 
     @property

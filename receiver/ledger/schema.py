@@ -16,7 +16,7 @@ HEAD = "0018"
 _MIGRATIONS = Path(__file__).with_name("migrations")
 # How long a migration waits for a lock.
 _LOCK_TIMEOUT = "5s"
-# Any number will do, as long as all our processes use the same one.
+# Any number is good if all our processes use the same one.
 _MIGRATION_LOCK = 0x6C656467
 
 _IS_MARKED_COPY = text("SELECT obj_description(to_regclass('jobs'), 'pg_class') IS NOT NULL")
@@ -78,7 +78,8 @@ def is_old(found: str | None) -> bool:
 def migrate(url: str) -> str:
     """Migrate the ledger at ``url`` to HEAD, one process at a time; return its schema version.
 
-    That is newer than HEAD where a later release migrated it. Raise LedgerError if that fails.
+    The version is newer than HEAD if a later release migrated the ledger. Raise LedgerError if the
+    migration fails.
     """
     if not url.startswith("sqlite:///"):
         return _upgrade(url)
@@ -107,7 +108,7 @@ def _upgrade(url: str | URL) -> str:
                     text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK}
                 )
                 # The service runs meanwhile. While the migration waits for a long read, all others
-                # would wait for the migration, so it gives up soon.
+                # would wait for the migration, so it stops waiting soon.
                 connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
             else:
                 # The driver would begin too late: all DDL must be in one transaction.

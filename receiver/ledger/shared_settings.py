@@ -1,8 +1,8 @@
-"""Settings that must be alike wherever a ledger is used; the ledger remembers and compares them.
+"""Settings that all processes of a ledger must share; the ledger remembers and compares them.
 
-They are the archive, and the fingerprints of the callback secrets. Secrets are alike if any of
-them is the same, so that a rotation goes from machine to machine. ``receiver adopt`` changes what
-is remembered. A ledger that was moved remembers where to.
+The settings are the archive and the callback secrets, which are stored as fingerprints. Machines
+agree if they have one secret in common, so that one machine after the other can be given a new one.
+``receiver adopt`` changes what is remembered. A ledger that was moved remembers its new place.
 """
 
 import json
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class Shared(StrEnum):
-    """What `receiver adopt` takes; the names of its rows in the ledger."""
+    """What `receiver adopt` can change; each is a row in the ledger."""
 
     ARCHIVE = "archive"
     SECRETS = "secrets"
@@ -36,7 +36,7 @@ _ROWS = {Shared.ARCHIVE: "archive", Shared.SECRETS: "callback_secrets", Shared.L
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """Values that a process had, and which one: its host, and when, in seconds since the epoch."""
+    """Values that a process had, its host, and when it had them (seconds since the epoch)."""
 
     values: tuple[str, ...]
     host: str
@@ -51,9 +51,9 @@ class Remembered:
 class SharedSettings:
     """The settings of this process, to be compared with what the ledger remembers.
 
-    ``archive`` names the archive ("" if that is not known now), ``fingerprints`` returns those of
-    the callback secrets, and ``secrets_are_in`` is where they can be changed. ``now`` returns
-    seconds since the epoch.
+    ``archive`` names the archive, or is "" if it is not known now. ``fingerprints`` returns the
+    fingerprints of the callback secrets. ``secrets_are_in`` names the place where the secrets are
+    set. ``now`` returns seconds since the epoch.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class SharedSettings:
         return ", ".join(self._ours().get(what, ()))
 
     def remember_secrets(self) -> None:
-        """Remember the callback secrets of now: after a rotation, and before old ones go."""
+        """Remember the current callback secrets, after a rotation and before a removal."""
         self._remember(Shared.SECRETS, self._ours()[Shared.SECRETS])
 
     def _ours(self) -> dict[Shared, tuple[str, ...]]:

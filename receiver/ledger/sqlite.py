@@ -50,8 +50,8 @@ class SqliteDatabase:
         self.notified: Callable[[str], None] = lambda _name: None
         self._reader, self._writer = _engine(path), _engine(path)
         self._writing: Connection | None = None
-        # A connection that is closed while another thread uses it ends the process. Reentrant,
-        # because a signal handler may close.
+        # A connection that is closed while another thread uses it ends the process. The lock is
+        # reentrant, because a signal handler may close.
         self._in_use = threading.RLock()
         self._lock_path = path.with_name(path.name + ".lock")
         self._open_mark = _OpenMark(path)
@@ -118,8 +118,8 @@ class SqliteDatabase:
     def _transaction(self) -> Iterator[Connection]:
         """Commit the block. There is one leader at a time, and it always has the same connection.
 
-        To take a connection from the pool and to give it back costs as much as a group's
-        statements.
+        Taking a connection from the pool and returning it costs as much as the statements of a
+        group.
         """
         connection = self._writing = self._writing or self._writer.connect()
         driver: Any = connection.connection
@@ -137,8 +137,8 @@ class SqliteDatabase:
         connection, self._writing = self._writing, None
         if connection is None:
             return
-        # SQLAlchemy takes a commit that failed for the end of the transaction. For SQLite it goes
-        # on, and no process could write meanwhile.
+        # SQLAlchemy treats a failed commit as the end of the transaction. In SQLite the transaction
+        # goes on, and no process could write meanwhile.
         with suppress(SQLAlchemyError, sqlite3.Error):
             connection.connection.rollback()
         connection.invalidate()

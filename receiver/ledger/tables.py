@@ -1,8 +1,8 @@
 """The tables of the ledger; the rules for every row are CHECK and UNIQUE constraints.
 
 Times are seconds since the epoch (UTC, double precision). ``due_at`` is when a row should be worked
-on. A claim sets ``claim`` and moves ``due_at`` to the end of its lease, so one column means both
-"not before" and "not while a worker has it".
+on. A claim sets ``claim`` and moves ``due_at`` to the end of its lease. So ``due_at`` means both
+"not before this time" and "not while a worker has the row".
 """
 
 from enum import StrEnum
@@ -118,8 +118,8 @@ jobs = Table(
     ),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
 )
-# What is read of a job by default. ``params`` may have megabytes of reference pictures, ``signer``
-# matters in rotations only, and the others only where a job is shown.
+# The columns that are read by default. ``params`` may have megabytes of reference pictures,
+# ``signer`` matters in rotations only, and the others only where a job is shown.
 _RARELY_READ = ("params", "signer", "metadata", "shown", "webhook")
 job_columns = [column for column in jobs.columns if column.name not in _RARELY_READ]
 
@@ -183,7 +183,7 @@ deliveries = Table(
     Column("repaired", Text, nullable=False, server_default=""),
     # What is proved about it; NULL: stored by a release that did not record it.
     Column("proof", Text),
-    Column("dismissed_at", Double),  # when an operator decided that an unreadable one is no matter
+    Column("dismissed_at", Double),  # when an operator dismissed an unreadable one
     CheckConstraint(one_of("source", Source), name="source"),
     CheckConstraint(one_of("verdict", Decision), name="verdict"),
 )
@@ -203,7 +203,7 @@ assets = Table(
     Column("state", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("announced_at", Double, nullable=False),  # when this URL was received
-    Column("expires_at", Double, nullable=False),  # when this URL dies
+    Column("expires_at", Double, nullable=False),  # when this URL expires
     Column("due_at", Double),
     Column("claim", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
@@ -238,7 +238,7 @@ assets = Table(
     CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="pending_iff_due"),
     CheckConstraint("(state = 'pending') = (finished_at IS NULL)", name="pending_iff_unfinished"),
     CheckConstraint("claim IS NULL OR state = 'pending'", name="claim_is_pending"),
-    # Of an archived asset location and content are known.
+    # An archived asset has a location and a known content.
     CheckConstraint(
         "state <> 'archived' OR (key IS NOT NULL AND sha256 IS NOT NULL AND length(sha256) = 64 "
         "AND size IS NOT NULL AND size > 0 AND content_type IS NOT NULL)",
@@ -246,7 +246,7 @@ assets = Table(
     ),
     UniqueConstraint("key"),
 )
-# Deadline first: claims read this index from the URL that dies next. The planners infer its
+# Deadline first: claims read this index from the URL that expires next. The planners infer its
 # condition from "due_at <= now".
 Index(
     "ix_assets_deadline",
@@ -374,7 +374,7 @@ hints = Table(
     Column("body", LargeBinary),  # compared with the provider's own answer later
 )
 
-# Signs of life: each worker process writes its row every few seconds, and deletes it at its end.
+# Heartbeats: each worker process writes its row every few seconds, and deletes it at its end.
 workers = Table(
     "workers",
     metadata,
@@ -388,7 +388,7 @@ workers = Table(
     Column("report", Text, nullable=False),  # JSON object: free disk space, and other facts
 )
 
-# What identifies this ledger, by name: see ``receiver.ledger.identity``.
+# Names and values that identify this ledger: see ``receiver.ledger.identity``.
 identity = Table(
     "identity",
     metadata,

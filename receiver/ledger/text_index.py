@@ -16,7 +16,7 @@ from sqlalchemy import ARRAY, ColumnElement, Connection, Select, Text, any_, bin
 
 from receiver.ledger.tables import jobs
 
-# Pieces of one job: those of some 10,000 characters. What is behind them is not found.
+# Pieces of one job: those of some 10,000 characters. The text after them is not found.
 MAX_PIECES = 10_000
 _WORD = re.compile(r"[^\W_]+")
 # Scripts without spaces between words: kana, Chinese characters, hangul.
@@ -28,7 +28,7 @@ _PREFIX, _REST = 13, 13
 _CROCKFORD, _BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ", "0123456789ABCDEFGHIJKLMNOPQRSTUV"
 _DIGITS = str.maketrans(_CROCKFORD, _BASE32)
 _COLUMNS = (jobs.c.ref, jobs.c.prompt, jobs.c.model, jobs.c.key, jobs.c.batch)
-# What a search for words looks at, the ref first.
+# The columns in which words are searched, with the ref first.
 _TEXTS = (*_COLUMNS, jobs.c.provider_id)
 _OF_JOBS: Select[Any] = select(*_COLUMNS).where(jobs.c.ref.in_(bindparam("refs", expanding=True)))
 
@@ -56,9 +56,10 @@ _FIND = {
         " AND rowid BETWEEN :low AND :high ORDER BY rowid LIMIT :most"
     ),
 }
-# Of a word that most jobs have, PostgreSQL's index gives all jobs, and they are sorted then. So the
-# nearest rows are read in their order first, and the index is used for those beyond. The subquery
-# and MATERIALIZED keep the planner to that: it expects far too few jobs with several pieces.
+# For a word that most jobs have, PostgreSQL's index returns all jobs, which must then be sorted. So
+# the nearest rows are read in their order first, and the index is used only for those beyond. The
+# subquery and MATERIALIZED force this plan: the planner expects far too few jobs with several
+# pieces.
 _NEAR_ROWS = 20_000
 # With more jobs than this among the near rows, those beyond are found in the same way later.
 _MANY_NEAR = 200
@@ -204,12 +205,12 @@ def containing(
     connection: Connection, refs: list[str], conditions: Sequence[ColumnElement[bool]], words: str
 ) -> list[str]:
     """Return which of these jobs meet the conditions and contain the words, newest first."""
-    question = select(*_TEXTS).where(*conditions).order_by(jobs.c.ref.desc())
+    query = select(*_TEXTS).where(*conditions).order_by(jobs.c.ref.desc())
     if connection.dialect.name == "postgresql":  # it would need long for thousands of values
-        question = question.where(jobs.c.ref == any_(bindparam("refs", type_=ARRAY(Text))))
+        query = query.where(jobs.c.ref == any_(bindparam("refs", type_=ARRAY(Text))))
     else:
-        question = question.where(jobs.c.ref.in_(bindparam("refs", expanding=True)))
-    found = connection.execute(question, {"refs": refs})
+        query = query.where(jobs.c.ref.in_(bindparam("refs", expanding=True)))
+    found = connection.execute(query, {"refs": refs})
     return [texts[0] for texts in found if _contains(texts, words)]
 
 

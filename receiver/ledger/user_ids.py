@@ -1,8 +1,8 @@
 """Our account's id at a provider that signs for all its customers with one key.
 
-It is learnt from a signed callback about a task whose id we know from the answer to our own submit,
-and kept with the ledger, so that all machines know it. It belongs to an API key, by whose
-fingerprint (``key``) it is kept: another key may be of another account.
+It is learnt from a signed callback about a task whose id we know from the answer to our own submit.
+It is stored in the ledger, so that all machines know it, under the fingerprint of our API key
+(``key``): another key may belong to another account.
 """
 
 import json
@@ -85,7 +85,7 @@ def learn_user_id(connection: Connection, found: Learning, now: float) -> bool:
 
 
 def _since(connection: Connection, provider: Provider, key: str, now: float) -> float:
-    """Return since when jobs are certainly posted with this key, and keep it.
+    """Return the time since which jobs are certainly posted with this key, and store it.
 
     The first key of a ledger posted all of them.
     """
@@ -101,7 +101,7 @@ def _since(connection: Connection, provider: Provider, key: str, now: float) -> 
 def note_mismatch(connection: Connection, ref: str, provider_id: str, found: Mismatch) -> bool:
     """Keep the last mismatch of a provider if the task is ours; return whether it is.
 
-    A job whose submit was not answered may have the id that a callback named, perhaps this one.
+    A job whose submit was not answered may have its id from a callback, perhaps from this one.
     """
     job = find_job(connection, ref)
     if job is None or job.provider_id != provider_id or job.answered_at is None:

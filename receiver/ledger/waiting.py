@@ -27,7 +27,7 @@ class Signal(Protocol):
 
 
 class ThreadSignal:
-    """Wakes a thread. Cheaper than ``threading.Event``, which makes a lock for every wait."""
+    """Notifies a thread. Cheaper than ``threading.Event``, which makes a lock for every wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,9 +1,9 @@
-"""A connection to PostgreSQL that notices that an answer is lost although nothing was closed.
+"""A connection to PostgreSQL that notices a lost answer although no connection was closed.
 
-A network that drops bytes, or a proxy that forgets a connection, would let a thread wait for ever:
-TCP's keepalives are answered by the proxy, and a limit for every statement would end those that
-take long for good reasons. So after some seconds of silence another connection asks the server
-whether it is still working on our statement.
+If a network drops bytes, or a proxy forgets a connection, a thread could wait for ever. TCP
+keepalives do not help, because the proxy answers them. A time limit for every statement would end
+those that take long for good reasons. So after some seconds without data, another connection asks
+the server whether it still works on our statement.
 """
 
 import time
@@ -17,8 +17,8 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# Seconds of silence until the server is asked, and then between two questions.
-_PATIENCE = 2.0
+# Seconds without data until the server is asked, and then between two checks.
+_SILENCE = 2.0
 _WAIT_INTERVAL = 0.1
 
 
@@ -30,7 +30,7 @@ class WatchedConnection(psycopg.Connection[Any]):
 
     @classmethod
     def open(cls, arguments: dict[str, Any], *, autocommit: bool = False) -> Self:
-        """Connect; a pooler knows our session by another number, so the server is asked for it."""
+        """Connect. A pooler shows another number of our session, so ask the server for it."""
         connection = cls.connect(**{**arguments, "autocommit": True})
         row = connection.execute("SELECT pg_backend_pid()").fetchone()
         connection.autocommit = autocommit
@@ -55,7 +55,7 @@ class WatchedConnection(psycopg.Connection[Any]):
                 ready = yield wanted
                 if ready:
                     since = time.monotonic()
-                elif time.monotonic() - since > _PATIENCE:
+                elif time.monotonic() - since > _SILENCE:
                     self._require_working()
                     since = time.monotonic()
                 wanted = answer.send(ready)
@@ -63,11 +63,14 @@ class WatchedConnection(psycopg.Connection[Any]):
             return end.value  # type: ignore[no-any-return]  # what the generator returns
 
     def _require_working(self) -> None:
-        """Ask the server about our session; without an answer nothing is known, so wait on."""
-        question = "SELECT state FROM pg_stat_activity WHERE pid = %s"
+        """Raise OperationalError if the server does not work on our statement.
+
+        If the server cannot be asked, nothing is known, and the wait goes on.
+        """
+        query = "SELECT state FROM pg_stat_activity WHERE pid = %s"
         try:
-            with _ImpatientConnection.connect(**self._arguments) as other:
-                row = other.execute(question, [self._server_pid]).fetchone()
+            with _BriefConnection.connect(**self._arguments) as other:
+                row = other.execute(query, [self._server_pid]).fetchone()
                 is_lost = self._server_pid and (row is None or row[0] not in {"active", None})
                 if is_lost and row is not None:
                     # Its transaction holds locks until the server ends it, which takes 10 s.
@@ -80,10 +83,10 @@ class WatchedConnection(psycopg.Connection[Any]):
             raise psycopg.OperationalError("PostgreSQL's answer was lost on the way")
 
 
-class _ImpatientConnection(psycopg.Connection[Any]):
-    """Gives up after some seconds without an answer."""
+class _BriefConnection(psycopg.Connection[Any]):
+    """Raises an error after some seconds without an answer."""
 
     def wait(
         self, gen: Generator[Any, Any, T], interval: float = _WAIT_INTERVAL, *_: Any, **__: Any
     ) -> T:
-        return super().wait(gen, interval, timeout=_PATIENCE)
+        return super().wait(gen, interval, timeout=_SILENCE)

@@ -10,14 +10,14 @@ from receiver.ledger.event_queue import BATCH, JOB_WEBHOOKS
 from receiver.ledger.rows import EventDelivery
 from receiver.ledger.tables import destinations, jobs, sendings
 
-# Of so many deliveries those to one host are found: a look at 100,000 would stop all writers.
+# How many deliveries are searched for those to one host: 100,000 would stop all writers.
 LOOK_AT = 2000
 
 
 def postpone(
     database: Database, claimed: Claimed[EventDelivery], why: EventPostponedError, oldest: float
 ) -> None:
-    """Make a delivery due again when its host gets something; the attempt does not count.
+    """Make a delivery due again when its host may get deliveries; the attempt does not count.
 
     A batch of the others to this host is postponed too, so that they do not stand before those to
     other hosts; not those that have been waiting since before ``oldest``. Raise ClaimLostError if

@@ -1,7 +1,7 @@
-"""Signs of life: which workers serve this ledger, by what they write themselves.
+"""Heartbeats: which workers serve this ledger. Each worker writes its own row.
 
-The locks of ``liveness`` say within seconds whose claims to take over, but on PostgreSQL alone and
-only for workers that have claims. Signs of life say on both databases whether any worker is there.
+The locks of ``liveness`` show within seconds whose claims to take over, but only on PostgreSQL and
+only for workers that have claims. Heartbeats show on both databases whether any worker runs.
 """
 
 import json
@@ -19,16 +19,16 @@ from receiver.installation import version
 from receiver.ledger.database import Database
 from receiver.ledger.tables import workers
 
-# Seconds between two signs of a worker, and how old the last one of a living worker may be.
+# Seconds between two heartbeats of a worker, and how old the last one of a living worker may be.
 EVERY, ALIVE_FOR = 10.0, 40.0
 NO_WORKER_REMEDY = "start `receiver serve` or `receiver worker` on this ledger"
-# Seconds that the row of a worker that died is kept, to show when it was heard of last.
+# Seconds that the row of a dead worker is kept, to show when its last heartbeat came.
 _KEPT = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSeen:
-    """A worker: where it runs, and how many seconds ago it started and was heard of last."""
+    """A worker: where it runs, and how many seconds ago it started and sent its last heartbeat."""
 
     host: str
     pid: int
@@ -39,7 +39,7 @@ class WorkerSeen:
 
     @property
     def is_alive(self) -> bool:
-        """Return whether it was heard of lately."""
+        """Return whether it sent a heartbeat lately."""
         return self.age <= ALIVE_FOR
 
 
@@ -53,10 +53,10 @@ class Worker:
 
 
 class Workers:
-    """The workers of a ledger. ``now`` is the time by which they are compared with SQLite.
+    """The workers of a ledger. With SQLite, ``now`` is the clock that all of them use.
 
-    That time is counted from the machine's start: processes that began before and after its clock
-    was set would not agree on any other.
+    It counts from the machine's start. With any other clock, processes that began before and after
+    the machine's clock was set would not agree.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Workers:
         self._now = now
 
     def begin(self, worker: Worker, *, alone: bool) -> None:
-        """Insert the row of a worker; delete those of workers that died long ago.
+        """Insert the row of a worker; delete the rows of workers that ended long ago.
 
         ``alone``: no other worker can be alive.
         """
@@ -83,7 +83,7 @@ class Workers:
         self._database.write(work)
 
     def renew(self, worker: Worker, report: Mapping[str, object]) -> bool:
-        """Write a sign of life; return False if the row was deleted meanwhile."""
+        """Write a heartbeat; return False if the row was deleted meanwhile."""
 
         def work(connection: Connection) -> bool:
             done = connection.execute(
@@ -104,10 +104,10 @@ class Workers:
         )
 
     def seen(self) -> list[WorkerSeen]:
-        """Return every worker that was heard of within the last hour, the last one first.
+        """Return every worker that sent a heartbeat within the last hour, the last one first.
 
-        A sign from the future was given before the clock was set, or before a restart of the
-        machine; a living worker gives another one soon.
+        A heartbeat from the future was sent before the clock was set, or before the machine
+        restarted. A living worker soon sends another one.
         """
 
         def work(connection: Connection) -> list[WorkerSeen]:
@@ -134,7 +134,7 @@ class Workers:
         return self._database.read(work)
 
     def are_alive(self) -> bool:
-        """Return whether any worker was heard of lately."""
+        """Return whether any worker sent a heartbeat lately."""
         return any(worker.is_alive for worker in self.seen())
 
     def _clock(self, connection: Connection) -> ColumnElement[float]:

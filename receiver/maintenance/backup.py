@@ -12,8 +12,8 @@ from receiver.errors import LedgerError
 def back_up(ledger: Path, file: Path) -> int:
     """Copy what was committed to ``ledger`` at one moment into a new ``file``; return its jobs.
 
-    The copy is one file without a WAL, on disk, and readable for its owner only. Writers are not
-    held up. Raise LedgerError if it cannot be made or is not sound; then there is no ``file``.
+    The copy is one file without a WAL, on disk, and readable for its owner only. Writers do not
+    wait for it. Raise LedgerError if it cannot be made or is not sound; then there is no ``file``.
     """
     try:
         descriptor, name = mkstemp(dir=file.parent, prefix=f".{file.name}.")
@@ -22,7 +22,7 @@ def back_up(ledger: Path, file: Path) -> int:
         raise LedgerError(f"no backup: {file.parent}: {error.strerror}") from error
     try:
         jobs = _copy(ledger, name)
-        Path(name).rename(file)  # not a link: a stick or a share may have none
+        Path(name).rename(file)  # not a hard link: network shares may not support it
         _sync_folder(file.parent)
     except (sqlite3.Error, OSError) as error:
         raise LedgerError(f"no backup: {error}") from error
@@ -38,7 +38,7 @@ def _copy(ledger: Path, name: str) -> int:
         closing(sqlite3.connect(f"{ledger.as_uri()}?mode=ro", uri=True)) as source,
         closing(sqlite3.connect(name)) as target,
     ):
-        # In one step: between two a writer would make SQLite begin again.
+        # In one step: if a writer came between two steps, SQLite would start again.
         source.backup(target)
         target.execute("PRAGMA journal_mode=DELETE")
         if (found := target.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):

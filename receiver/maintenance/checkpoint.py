@@ -19,7 +19,7 @@ from receiver.errors import ReceiverError
 MAX_LISTED = 10_000
 
 
-class Step(StrEnum):
+class Pass(StrEnum):
     """The two passes of a deep audit."""
 
     PICTURES = "pictures"  # through the ledger, newest job first
@@ -36,7 +36,7 @@ class Checkpoint(BaseModel):
 
     format: Literal[1] = 1
     archive: str
-    step: Step = Step.PICTURES
+    step: Pass = Pass.PICTURES
     after: str = ""
     jobs: int = 0
     pictures: int = 0
@@ -65,7 +65,7 @@ class Checkpoint(BaseModel):
         self.differences += len(differences)
         self.named += differences[: MAX_LISTED - len(self.named)]
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: Pass) -> None:
         """Begin the next pass."""
         self.step, self.after = step, ""
 
@@ -95,7 +95,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         descriptor, name = mkstemp(dir=path.parent, prefix=f"{path.name}.")
         try:
             with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor has no path
-                # json, because pydantic refuses names that are no valid Unicode.
+                # json, because pydantic refuses names that are not valid Unicode.
                 json.dump(checkpoint.model_dump(), file)
                 file.flush()
                 os.fsync(file.fileno())

@@ -1,7 +1,7 @@
 """Copying the ledger of one machine to PostgreSQL, repeatedly, until both are equal.
 
-Each run makes the copy equal to the original as it is then. The first run may take long while the
-service works; the last one, with the service stopped, finds few changes. Every batch is a
+Each run makes the copy equal to the current original. The first run may take long, while the
+service works. The last run, with the service stopped, finds few changes. Every batch is a
 transaction, so a run that was killed is simply repeated. The copy is marked until ``finish``, and
 ``schema.require_current`` refuses a marked ledger, so no service uses it too early.
 """
@@ -122,10 +122,10 @@ def copy(source: Database, target: Database, show: Callable[[str, int, int], Non
 
 def counts(database: Database) -> dict[str, int]:
     """Return the number of rows of each table."""
-    questions = {table.name: select(func.count()).select_from(table) for table in job_tables}
+    queries = {table.name: select(func.count()).select_from(table) for table in job_tables}
     return database.read(
         lambda connection: {
-            name: connection.execute(question).scalar_one() for name, question in questions.items()
+            name: connection.execute(query).scalar_one() for name, query in queries.items()
         }
     )
 
@@ -150,15 +150,15 @@ def _batches(
 ) -> Iterator[list[Row[Any]]]:
     """Yield a table's rows in batches, in the order of its keys."""
     width = len(table.primary_key.columns)
-    question = (
+    query = (
         select(*table.primary_key.columns, *columns)
         .order_by(*table.primary_key.columns)
         .limit(BATCH)
     )
-    rows = list(connection.execute(question))
+    rows = list(connection.execute(query))
     while rows:
         yield rows
-        rows = list(connection.execute(question.where(_key(table) > tuple(rows[-1])[:width])))
+        rows = list(connection.execute(query.where(_key(table) > tuple(rows[-1])[:width])))
 
 
 def _copy_table(
@@ -196,8 +196,8 @@ def _copy_table(
 
 def _find(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, Key]:
     width = len(table.primary_key.columns)
-    question = select(*table.primary_key.columns, *_compared(table)).where(_key(table).in_(keys))
-    return {tuple(row)[:width]: tuple(row)[width:] for row in connection.execute(question)}
+    query = select(*table.primary_key.columns, *_compared(table)).where(_key(table).in_(keys))
+    return {tuple(row)[:width]: tuple(row)[width:] for row in connection.execute(query)}
 
 
 def _full(connection: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, dict[str, Any]]:
@@ -264,7 +264,7 @@ def _extras(snapshot: Connection, target: Database, table: Table) -> list[Key]:
 
 
 def _about(table: Table) -> list[Column[Any]]:
-    """Return the columns that show, beside the key, whether a row is still the same one."""
+    """Return the columns that show, with the key, whether a row is still the same one."""
     return [column for column in table.columns if column.name in _ABOUT and not column.primary_key]
 
 

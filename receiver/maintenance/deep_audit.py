@@ -1,8 +1,8 @@
 """The deep audit: hash every archived file, check the manifests, and find unknown objects.
 
 The first pass walks the ledger, newest job first, and reads the objects of each job. The second
-pass walks the archive and asks the ledger about each object; if the ledger no longer has the job
-(`receiver prune`), its manifest is asked. So neither side has to fit into memory or be sorted like
+pass walks the archive and looks up each object in the ledger; if the ledger no longer has the job
+(`receiver prune`), its manifest is read. So neither side has to fit into memory, or be sorted like
 the other one.
 """
 
@@ -28,7 +28,7 @@ from receiver.archive.stores import Store, verify
 from receiver.errors import MissingObjectError, UnreadableError
 from receiver.ledger.queries.jobs import JobQueries
 from receiver.ledger.rows import Asset, Job
-from receiver.maintenance.checkpoint import Checkpoint, Step
+from receiver.maintenance.checkpoint import Checkpoint, Pass
 from receiver.model import FINAL_STATES, AssetState
 
 # How many jobs, or names of objects, are read at once.
@@ -37,7 +37,7 @@ NAMES_AT_ONCE = 500
 CHUNK = 256 * 1024  # bytes read at once
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error
+class Interrupted(Exception):  # noqa: N818 - not an error
     """The audit was asked to stop; its checkpoint is up to date."""
 
 
@@ -67,12 +67,12 @@ class DeepAudit:
     def run(self) -> None:
         """Do the rest of the audit and record the differences in the checkpoint.
 
-        Raise StoreError if the archive is away, Interrupted if asked to stop.
+        Raise StoreError if the archive is unavailable, Interrupted if ``stopping`` is set.
         """
         with ThreadPoolExecutor(self._threads, "audit") as pool:
-            if self.checkpoint.step is Step.PICTURES:
+            if self.checkpoint.step is Pass.PICTURES:
                 self._walk_ledger(pool)
-                self.checkpoint.begin(Step.NAMES)
+                self.checkpoint.begin(Pass.NAMES)
             self._walk_archive(pool)
 
     # First pass: the ledger.
@@ -247,7 +247,7 @@ class DeepAudit:
 def _place_of(name: str) -> tuple[str, str]:
     """Return the ref of the job to which a name belongs, and the folder that the job named.
 
-    Both are "" if it is no key of the service.
+    Both are "" if it is not a key of the service.
     """
     found = parse_job_key(name)
     return (found.ref, found.folder) if found else (parse_quarantine_key(name) or "", "")

@@ -1,9 +1,9 @@
-"""Trying to decode what was archived, so that a damaged file is reported while it can be replaced.
+"""Try to decode archived files, so that a damaged one is reported while it can be replaced.
 
 The inspection reads only the structure of a file; half of its data may be zeros. A thread of the
-worker decodes archived pictures, one at a time, in the confined process that makes thumbnails, at
-the lowest priority and only while no asset waits, so this delays no archiving. The ledger records
-the doubts; the bytes stay as they are.
+worker decodes archived pictures, one at a time, in the confined process that makes thumbnails. It
+works at the lowest priority and only while no asset waits, so it does not delay archiving. The
+ledger records the doubts; the bytes stay as they are.
 """
 
 import threading
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 # Seconds between two searches for files not tried yet, and after a fault of the archive.
 EVERY, AFTER_FAULT = 5.0, 60.0
-# Seconds that the end of the worker waits for a file that is being tried.
+# Seconds that a worker which stops waits for a file that is being tried.
 _END_TIMEOUT = 1.0
 
 

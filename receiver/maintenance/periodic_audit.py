@@ -42,8 +42,8 @@ def _run(audit: Callable[[bool], Audit], stopping: threading.Event) -> None:
         try:
             is_whole = began >= whole_at
             report(found := audit(is_whole))
-            # After a difference the next one is whole again: it must not disappear from the metrics
-            # because only old jobs have it.
+            # After a difference the next audit is complete too. Otherwise a difference of old jobs
+            # would disappear from the metrics.
             if is_whole and found.ok:
                 whole_at = began + WHOLE_EVERY
         except LedgerError as error:

@@ -115,21 +115,19 @@ def _undelivered(connection: Connection, refs: Sequence[str]) -> set[tuple[str, 
     )
     not_sent = pairs.join(sendings, unsent)
     return {
-        (name, ref)
-        for question in (not_queued, not_sent)
-        for name, ref in connection.execute(question)
+        (name, ref) for query in (not_queued, not_sent) for name, ref in connection.execute(query)
     }
 
 
 def _with_newest_numbers(connection: Connection) -> set[str]:
     # SQLite numbers a new row after the highest number in the table. If that row were removed, its
-    # number would be used again, and readers that are past it (a destination's cursor, a listener's
-    # file) would never see the new event.
+    # number would be used again. Readers that have passed the number (a destination's cursor, a
+    # listener's file) would never see the new event.
     newest = [
         select(table.c.ref).order_by(table.c.id.desc()).limit(1)
         for table in (events, deliveries, attempts)
     ]
-    return {ref for question in newest for ref in connection.execute(question).scalars()}
+    return {ref for query in newest for ref in connection.execute(query).scalars()}
 
 
 def _forget(connection: Connection, refs: Sequence[str]) -> None:
@@ -146,7 +144,7 @@ def _forget(connection: Connection, refs: Sequence[str]) -> None:
 
 def _prune_bodies(connection: Connection, before: float, after: str) -> tuple[int, str]:
     refs = connection.execute(_over(before, after)).scalars().all()
-    # An unreadable body stays: it can be replayed when the bug that it met is fixed.
+    # An unreadable body stays: it can be replayed when our bug is fixed.
     full = (
         deliveries.c.ref.in_(refs)
         & (func.length(deliveries.c.body) > 0)

@@ -120,7 +120,7 @@ class Rebuilder:
     def run(self, below: str = "") -> Rebuilt:
         """Restore the jobs below a folder of the archive, until done or ``stopping`` is set.
 
-        Raise ValueError if that is no folder of it, StoreError or LedgerError.
+        Raise ValueError if the archive cannot have such a folder, StoreError or LedgerError.
         """
         if below:
             require_key(below)

@@ -20,14 +20,14 @@ log = structlog.get_logger(__name__)
 # Seconds that a secret is accepted at least after it was replaced: a submit may have signed with it
 # and insert its job only later, after a retry.
 ACCEPTED_FOR = 3600.0
-# Seconds from the start of a worker to its first look for secrets that are over, and between two.
+# Seconds from the start of a worker to its first check for unneeded secrets, and between two.
 EVERY = 600.0
 
 
 class Rotation:
     """Changes the kept secrets. ``now`` returns seconds since the epoch.
 
-    ``remember`` lets the ledger remember the secrets of now; see ``ledger.shared_settings``.
+    ``remember`` stores the current secrets in the ledger; see ``ledger.shared_settings``.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Rotation:
         return self._remove(list(self._kept.secrets()[1:]))
 
     def retire(self) -> list[str]:
-        """Remove the old secrets that are over; return their fingerprints."""
+        """Remove the old secrets that no unfinished job needs; return their fingerprints."""
         old = self._kept.secrets()[1:]
         if not old or self._now() - self._kept.rotated_at() < ACCEPTED_FOR:
             return []
@@ -65,7 +65,7 @@ class Rotation:
 
     def _remove(self, secrets: list[str]) -> list[str]:
         if secrets:
-            # First, so that the ledger knows one of the secrets that stay.
+            # Done first, so that the ledger knows one of the secrets that stay.
             self._remember()
             self._kept.remove(secrets)
         return [fingerprint(secret) for secret in secrets]
@@ -73,9 +73,9 @@ class Rotation:
 
 @contextmanager
 def retire_periodically(rotation: Rotation | None) -> Iterator[None]:
-    """Remove secrets that are over now and then, in a thread, until the block ends.
+    """Remove unneeded secrets now and then, in a thread, until the block ends.
 
-    None: the secrets are not kept in DATA_DIR.
+    Do nothing for None: then the secrets are not kept in DATA_DIR.
     """
     stopping = threading.Event()
     if rotation is not None:

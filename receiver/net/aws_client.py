@@ -47,8 +47,8 @@ _FILES = {
 class AwsClient(Generic[C]):
     """One client, made from a session at the first use and again when there are new credentials.
 
-    They are read again if boto3's files change, or if the server refuses those of the client and
-    there are others by now, from whatever source.
+    They are read again if boto3's files change, or if the server refuses the present ones and any
+    source has others.
     """
 
     def __init__(self, make: Callable[[boto3.session.Session], C]) -> None:

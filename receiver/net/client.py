@@ -1,9 +1,9 @@
 """The HTTP/1.1 client of downloads and events, which keeps connections for the next request.
 
 A TLS handshake costs more than a small picture. Every request resolves and checks the host's
-addresses anew, and only a connection to one of these addresses, made for the same host, is used
-again. A kept connection on which anything arrives is closed: the server has ended it, or sends an
-answer to no request.
+addresses again. A kept connection is used again only for the same host and to one of these
+addresses. A kept connection on which anything arrives is closed: the server has ended it, or sends
+an answer to no request.
 """
 
 import http.client
@@ -22,7 +22,7 @@ from receiver.net.connection import MAX_HEAD, Deadline, DeadlineSocket, SafeConn
 from receiver.net.policy import Target
 from receiver.net.response import Response
 
-# Connections kept in one process, whatever servers want, and seconds until one is too old.
+# Most connections that one process keeps, and seconds after which a connection is too old.
 IDLE_CONNECTIONS = 32
 IDLE_SECONDS = 15.0
 # Bytes of an unwanted body that are read so that its connection can be kept.
@@ -30,7 +30,7 @@ SMALL_BODY = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """A request; the target has been checked by the policy, and so have the headers."""
 
     method: str
@@ -117,7 +117,7 @@ class HttpClient:
 
     @contextmanager
     def exchange(
-        self, request: Request, deadline: Deadline, *, max_body: int
+        self, request: HttpRequest, deadline: Deadline, *, max_body: int
     ) -> Iterator[Response]:
         """Send a request; yield the response when its head has come.
 
@@ -143,12 +143,12 @@ class HttpClient:
         self._idle.close()
 
     def _send(
-        self, request: Request, deadline: Deadline
+        self, request: HttpRequest, deadline: Deadline
     ) -> tuple[_Key, socket.socket, DeadlineSocket, Response]:
         """Send the request over a kept connection or a new one and read the head of the response.
 
         If a kept connection ends without one byte of a response, the server had closed it before it
-        saw the request, so it is sent once more over a new one.
+        saw the request. Then the request is sent once more over a new connection.
         """
         target = request.target
         addresses = self._connector.addresses(target, deadline)
@@ -167,7 +167,7 @@ class HttpClient:
 
 
 def _begin(
-    sock: socket.socket, stream: DeadlineSocket, request: Request, deadline: Deadline
+    sock: socket.socket, stream: DeadlineSocket, request: HttpRequest, deadline: Deadline
 ) -> Response:
     """Send the request and read the head of the response; close the socket after any error."""
     try:

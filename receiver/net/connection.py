@@ -1,7 +1,7 @@
 """Connections to hosts that other people name: checked addresses only, and with a deadline.
 
-Each address of a host is checked, and the connection goes to exactly that address, so a name that
-changes its answer between check and connection gains nothing (DNS rebinding). TLS is verified
+Each address of a host is checked, and the connection goes to exactly that address. So a name that
+changes its address between check and connection does no harm (DNS rebinding). TLS is verified
 against the name. Proxies from the environment are not used.
 """
 
@@ -21,7 +21,7 @@ from receiver.net.progress import Progress
 
 # Bytes allowed around a body: the head before it and, with chunked encoding, the trailers after it.
 MAX_HEAD = 256 * 1024
-# Bytes per second on average. A slower connection is given up, but not in its first seconds.
+# Bytes per second on average. A slower connection is closed, but not in its first seconds.
 MIN_RATE = 1024
 MIN_RATE_AFTER = 60.0
 # Seconds for one address, so that a dead first address leaves time for the next one.
@@ -88,9 +88,9 @@ class Deadline:
 
     @property
     def min_rate(self) -> float:
-        """Bytes per second below which a request is given up after a while.
+        """Bytes per second below which a request is stopped after a while.
 
-        At half of the speed that is needed to end in time, it will not.
+        It is half of the speed that is needed to end in time.
         """
         return max(MIN_RATE, (self.progress.announced or 0) / self._timeout / 2)
 
@@ -160,7 +160,7 @@ class DeadlineSocket(io.RawIOBase):
 
 @cache
 def _default_context() -> ssl.SSLContext:
-    """Return the settings of TLS; to read the machine's certificates takes some 25 ms and 1 MB."""
+    """Return the settings of TLS; reading the machine's certificates takes 25 ms and 1 MB."""
     return ssl.create_default_context()
 
 
@@ -213,7 +213,8 @@ class SafeConnector:
     def _addresses(self, target: Target, deadline: Deadline) -> Sequence[str]:
         """Return the addresses of the target's host before the deadline.
 
-        getaddrinfo has no timeout, so it runs in a thread, which is abandoned if it is late.
+        getaddrinfo has no timeout, so it runs in a thread. If the thread is late, nothing waits for
+        it.
         """
         if target.is_literal:
             return [target.host]

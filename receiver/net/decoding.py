@@ -1,8 +1,8 @@
 """Content-Encoding: decodes gzip and deflate in bounded memory; other tokens mean no encoding.
 
-We ask for no encoding, but some servers and proxies encode all the same, and some send tokens that
-are no encodings (``utf-8``, ``aws-chunked``, ``none``). The bytes decide: a file that is not
-compressed, whatever its header says, is taken as it is.
+We ask for no encoding. Some servers and proxies encode nevertheless, and some send tokens that are
+not encodings (``utf-8``, ``aws-chunked``, ``none``). So the bytes decide: a file that is not
+compressed is used as it is, whatever its header says.
 """
 
 import zlib
@@ -14,14 +14,14 @@ _GZIP = ("gzip", "x-gzip")
 _DEFLATE = ("deflate",)
 # Real encodings that we cannot decode.
 _UNSUPPORTED = ("br", "zstd", "compress", "x-compress", "dcb", "dcz")
-# A file that is packed more often is an attack, not a picture.
+# A file that is compressed more often is an attack, not a picture.
 _MAX_CODINGS = 2
 _PIECE = 256 * 1024  # bytes that are decoded at a time
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def codings(header: str, host: str) -> list[str]:
-    """Return the encodings to undo, the last one first; raise FetchError if we cannot."""
+    """Return the encodings to decode, the last one first; raise FetchError if we cannot."""
     tokens = [token.strip().lower() for token in header.split(",")]
     if other := next((token for token in tokens if token in _UNSUPPORTED), None):
         raise FetchError(f"{host} sends Content-Encoding {other!a} unasked")
@@ -32,7 +32,7 @@ def codings(header: str, host: str) -> list[str]:
 
 
 class Decoder:
-    """Undoes one encoding; ``decoded`` says whether the bytes had it."""
+    """Decodes one encoding; ``decoded`` says whether the bytes had it."""
 
     def __init__(self, coding: str) -> None:
         self.coding = "gzip" if coding in _GZIP else "deflate"
@@ -50,18 +50,18 @@ class Decoder:
             yield data
             return
         while data and not (self._unpacker.eof and not data.startswith(_GZIP_MAGIC)):
-            if self._unpacker.eof:  # gzip files may stand one after another
+            if self._unpacker.eof:  # one gzip file may follow another
                 self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
             yield self._unpacker.decompress(data, _PIECE)
             data = self._unpacker.unconsumed_tail or self._unpacker.unused_data
 
     @property
     def is_complete(self) -> bool:
-        """Whether the encoded bytes have come to their end."""
+        """Whether the end of the encoded bytes was reached."""
         return self._unpacker is None or self._unpacker.eof
 
     def _unpacker_for(self, data: bytes) -> "zlib._Decompress | None":
-        """Return what unpacks data that begins so; None if it is not packed."""
+        """Return what decompresses data with this beginning; None if it is not compressed."""
         if data.startswith(_GZIP_MAGIC):
             self.coding = "gzip"  # also where the header says deflate
             return zlib.decompressobj(zlib.MAX_WBITS | 16)

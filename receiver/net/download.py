@@ -29,7 +29,7 @@ from receiver.errors import (
     StoreError,
     TooLargeError,
 )
-from receiver.net.client import HttpClient, Request
+from receiver.net.client import HttpClient, HttpRequest
 from receiver.net.connection import (
     Connect,
     Deadline,
@@ -52,7 +52,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _GONE_STATUSES = frozenset({401, 403, 404, 410})
-# A 203 is a 200 that a proxy has touched.
+# A 203 is a 200 that a proxy has changed.
 _WHOLE_STATUSES = frozenset({200, 203})
 _WHOLE_RANGE = re.compile(r"bytes 0-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
 
@@ -62,9 +62,10 @@ class Fetched:
     """A downloaded file: ``size`` in bytes, ``sha256`` in hex.
 
     ``url`` is the URL after all redirects, ``content_type`` what the server claimed, or "".
-    ``decoded`` is the Content-Encoding that was undone, or "". ``cut_short`` is what was missing at
-    the end, or "": then the file must not be taken unless its own structure is complete. It is
-    ``open_ended`` if the end of the connection was the end of the file, so it may be cut short.
+    ``decoded`` is the Content-Encoding that was decoded, or "". ``cut_short`` says what was missing
+    at the end, or is "". A file that was cut short must be refused unless its own structure is
+    complete. It is ``open_ended`` if the end of the connection was the end of the file, so it may
+    be cut short.
     """
 
     size: int
@@ -160,7 +161,7 @@ class Fetcher:
                     return self._receive(response, target, into, count)
                 following = self._redirect_target(target, response)
             if (following.scheme, following.authority) != (target.scheme, target.authority):
-                headers = NO_HEADERS  # they may have our key, and it is another server's
+                headers = NO_HEADERS  # they may contain our key, and this is another server
             target = following
         raise FetchError(f"{target.host}: more than {MAX_REDIRECTS} redirects")
 
@@ -179,7 +180,7 @@ class Fetcher:
             "Accept-Encoding": "identity",
         }
         return self._client.exchange(
-            Request("GET", target, headers), deadline, max_body=FRAMING_FACTOR * self.max_bytes
+            HttpRequest("GET", target, headers), deadline, max_body=FRAMING_FACTOR * self.max_bytes
         )
 
     def _redirect_target(self, target: Target, response: http.client.HTTPResponse) -> Target:
@@ -259,7 +260,7 @@ class _Body:
 
     @property
     def decoded(self) -> str:
-        """The encodings that were undone, as the header names them."""
+        """The encodings that were decoded, as the header names them."""
         return ", ".join(one.coding for one in self._decoders[::-1] if one.decoded)
 
     def pieces(self) -> Iterator[memoryview]:
@@ -291,7 +292,8 @@ class _Body:
                 size += count
                 yield buffer[:count]
         except http.client.IncompleteRead as error:
-            # Some servers leave out the last chunk. Whether the file is whole is seen in itself.
+            # Some servers leave out the last chunk. The inspection finds out whether the file is
+            # whole.
             self.cut_short = f"{self._host}: the end of its chunks is missing"
             yield memoryview(error.partial)
         if self._response.length:

@@ -89,9 +89,9 @@ _ISATAP = 0x5EFE  # RFC 5214, 6.1: ::[02]00:5efe:<IPv4>
 def refusal_reason(ip: IPv4Address | IPv6Address) -> str | None:
     """Return why an address is not public, or None if it is public.
 
-    An IPv6 address with an IPv4 address in it is never public, as in smokescreen: which machine
-    it leads to is decided by a tunnel or translator that we do not know. If the IPv4 address is
-    not public itself, the reason says so.
+    An IPv6 address with an IPv4 address in it is never public, as in smokescreen: a tunnel or
+    translator that we do not know decides which machine it leads to. If the IPv4 address is not
+    public itself, the reason says so.
     """
     if ip in _METADATA_ADDRESSES:
         return "a cloud's metadata service"
@@ -132,7 +132,7 @@ def embedded_ipv4(ip: IPv6Address) -> tuple[IPv4Address, ...]:
     """Return the IPv4 addresses that an IPv6 address would lead to.
 
     These are mapped, compatible, translated, 6to4, Teredo (server and client), NAT64 and ISATAP
-    addresses. In those of a network's own translator it may stand in four places.
+    addresses. In addresses of a network's own translator it may be at one of four places.
     """
     low = IPv4Address(int(ip) & 0xFFFF_FFFF)
     is_compatible = int(ip) >> 32 == 0 and int(ip) > 1
@@ -151,6 +151,6 @@ def embedded_ipv4(ip: IPv6Address) -> tuple[IPv4Address, ...]:
 
 
 def _after(ip: IPv6Address, bits: int) -> IPv4Address:
-    """Return the IPv4 address after a prefix of so many bits; it leaves out bits 64 to 71."""
+    """Return the IPv4 address after a prefix of this many bits; it leaves out bits 64 to 71."""
     without_them = (int(ip) >> 64 << 56) | int(ip) & (1 << 56) - 1
     return IPv4Address(without_them >> (88 - bits) & 0xFFFF_FFFF)

@@ -1,6 +1,6 @@
 """The address policy: which URLs and IP addresses the service may connect to.
 
-Result URLs come from outside. Without these rules, anybody who can report a result could make the
+Result URLs come from outside. Without these rules, anyone who can report a result could make the
 service read from its own network (SSRF). ``check_url`` checks the URL and every redirect;
 ``check_address`` checks each address of the host right before connecting to it.
 """
@@ -114,7 +114,8 @@ class AddressPolicy:
     def check_url(self, url: str) -> Target:
         """Return the parts of a URL.
 
-        Raise AddressRefusedError if it is no valid http(s) URL, or its host or port is not allowed.
+        Raise AddressRefusedError if it is not a valid http(s) URL, or its host or port is not
+        allowed.
         """
         target = read_url(url)
         if self.hosts and not any(fnmatchcase(target.host, pattern) for pattern in self.hosts):
@@ -239,7 +240,7 @@ def _bracketed(host: str) -> str:
 
 
 def _unmapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Return ``::ffff:10.0.0.1`` as 10.0.0.1, because the kernel treats it so."""
+    """Return ``::ffff:10.0.0.1`` as 10.0.0.1, as the kernel does."""
     return (isinstance(ip, IPv6Address) and ip.ipv4_mapped) or ip
 
 
@@ -286,7 +287,7 @@ def _network(text: str) -> IPv4Network | IPv6Network:
         raise ValueError("an address with a zone is not compared")
     network = ip_network(text)
     if isinstance(network, IPv6Network) and network.overlaps(_MAPPED) and network != _EVERY_IPV6:
-        # These are checked as the IPv4 addresses that they are to the kernel.
+        # These are checked as IPv4 addresses, because the kernel treats them as such.
         raise ValueError("IPv4 in ::ffff:0:0/96 is compared as IPv4: write that network")
     if is_public(network):
         raise ValueError("these addresses are public, and so allowed without an entry")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from receiver.errors import InterruptedFetchError
 
-# ``pace`` is measured over so many looks, and so many seconds at least.
+# ``pace`` is measured over at least this many calls of ``look``, and this many seconds.
 _LOOKS, _MIN_SECONDS = 5, 2.0
 
 
@@ -40,7 +40,7 @@ class Progress:
         self.is_running = False
 
     def stop(self, reason: str) -> None:
-        """Ask the download to stop; it does within about a second, while it connects within ten."""
+        """Ask the download to stop. It stops within about one second, or ten while it connects."""
         self.reason = reason
 
     def require_wanted(self) -> None:
@@ -59,14 +59,15 @@ class Progress:
         return self.received / max(self.seconds, 0.001)
 
     def look(self) -> None:
-        """Note how far it is. Call it about once a second, always from the same thread."""
+        """Note how far the download is; called about once a second, always by the same thread."""
         self._looks = (*self._looks[-_LOOKS:], (self._clock(), self.received))
 
     @property
     def pace(self) -> float:
-        """Bytes in a second over the last few looks, or on average if that is less.
+        """Bytes in a second over the last few calls of ``look``, or on average if that is less.
 
-        Who sends nearly all at once and then hardly anything has a good average for long.
+        A server that sends nearly everything at once and then hardly anything keeps a good average
+        for long.
         """
         at, before = self._looks[0] if self._looks else (self._clock(), 0)
         seconds = self._clock() - at

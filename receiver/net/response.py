@@ -1,8 +1,8 @@
 """An HTTP response: its head, read more generously than ``http.client`` does, and its end.
 
 Interim responses (103 Early Hints) are skipped, and the number of headers is limited only by their
-bytes. Of the headers only those count that say what the body is. Equal ones may be repeated. But a
-connection is used again only after a response that is plain in every respect.
+bytes. Only those headers count that describe the body. Equal ones may be repeated. But a connection
+is used again only after a response that is plain in every respect.
 """
 
 import http.client
@@ -47,9 +47,9 @@ class Response(http.client.HTTPResponse):
     def leaves_clean_connection(self) -> bool:
         """Return whether another request may follow on the connection. Nothing is read any more.
 
-        The body must have ended where Content-Length says, with no byte behind it: what a server
-        sends too much would be taken for the beginning of the next response. The chunks of chunked
-        bodies are read generously, so where those end is not certain enough.
+        The body must have ended where Content-Length says, with no byte after it: extra bytes would
+        look like the beginning of the next response. Chunked bodies are read generously, so their
+        end is not certain enough.
         """
         self._sock.finish()
         return (
@@ -75,7 +75,7 @@ def _read_head(reader: io.BufferedReader) -> tuple[bytes, bool]:
 
 
 def _are_plain(first: bytes, lines: list[bytes]) -> bool:
-    """Return whether the lines leave no doubt about the length of the body."""
+    """Return whether the lines make the length of the body certain."""
     lengths = []
     for line in lines:
         found = _PLAIN_LINE.fullmatch(line)

@@ -1,1 +1,1 @@
-"""What each provider says on the wire, and how to talk to it."""
+"""The protocol and the client of each provider."""

@@ -39,7 +39,7 @@ def web_address(value: str) -> str:
 
 
 def _without_version(value: str) -> str:
-    """Return an API's address without the version, which people copy with it."""
+    """Return an API's address without the version, which people often copy with it."""
     return re.sub(r"(/api)?/v1$", "", value)
 
 
@@ -57,14 +57,14 @@ WebAddress = Annotated[str, AfterValidator(web_address)]
 ApiAddress = Annotated[WebAddress, AfterValidator(_without_version)]
 
 
-# Bytes: Standard Webhooks says 24 to 64; what is shorter was cut, and could be guessed.
+# Bytes: Standard Webhooks says 24 to 64. A shorter secret was cut, and could be guessed.
 _SHORTEST_SECRET = 16
 
 
 def _webhook_secrets(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for secret in values:
         prefix, _, key = secret.get_secret_value().partition("_")
-        with suppress(ValueError):  # no base64
+        with suppress(ValueError):  # not base64
             if prefix == "whsec" and len(b64decode(key, validate=True)) >= _SHORTEST_SECRET:
                 continue
         raise ValueError(
@@ -115,7 +115,7 @@ class ProviderSettings(BaseModel):
         }
 
     def verifying_keys(self) -> Mapping[Provider, tuple[str, ...]]:
-        """Return the keys of providers that are given instead of fetched."""
+        """Return the keys that verify callbacks and are set here instead of fetched."""
         given = {
             Provider.REPLICATE: self.replicate_webhook_secret,
             Provider.KIE: self.kie_webhook_key,

@@ -16,7 +16,15 @@ from receiver.errors import (
     UnreadableError,
 )
 from receiver.model import Provider
-from receiver.providers.dialect import Accepted, Account, Answer, Dialect, Head, Request, Task
+from receiver.providers.dialect import (
+    Accepted,
+    Account,
+    Dialect,
+    Head,
+    ProviderAnswer,
+    Request,
+    Task,
+)
 from receiver.providers.grsai.loose_json import is_complete
 from receiver.providers.registry import READERS
 from receiver.providers.transport import (
@@ -35,15 +43,15 @@ log = structlog.get_logger(__name__)
 # How many requests one poll may need.
 _MOST_REQUESTS = 3
 
-# Asks an address that the provider named, if it is a public one.
-AskElsewhere = Callable[[Request], Answer]
+# Sends a request to an address that the provider named, if it is a public one.
+AskElsewhere = Callable[[Request], ProviderAnswer]
 
 
 class ProviderClient:
     """A client with one account. Threads may share it.
 
-    ``elsewhere`` asks addresses outside ``account.base_url``, which a provider may name in an
-    answer; without it they are not asked.
+    A provider may name addresses outside ``account.base_url`` in its answers. ``elsewhere`` sends
+    requests to them; without it they are not used.
     """
 
     def __init__(
@@ -94,7 +102,7 @@ class ProviderClient:
         raise ProviderUnavailableError("the provider's answers lead nowhere")
 
     def _askable(self, task: Task) -> Task:
-        """Return the task without an address for polls to which our key must not be sent."""
+        """Return the task; its address for polls is removed if our key must not be sent there."""
         if task.poll_url is None or self._may_have_key(task.poll_url, task.base_url):
             return task
         log.warning(
@@ -111,7 +119,7 @@ class ProviderClient:
         return replace(self.account, base_url=base_url).may_have_key(url, self.dialect.hosts)
 
     def credits(self) -> float | None:
-        """Return the credits that are left; None if this provider does not say.
+        """Return the credits that are left; None if this provider does not tell.
 
         Raise ProviderUnavailableError if the key does not work or cannot be checked now.
         """
@@ -142,22 +150,22 @@ class ProviderClient:
 
     def _ask(
         self, request: Request, base_url: str, timeouts: tuple[float, float] = RESULT_TIMEOUTS
-    ) -> Answer:
+    ) -> ProviderAnswer:
         """Send a request that may be repeated; raise ProviderUnavailableError."""
         try:
             if _origin(request.url) != _origin(base_url):
                 answer = self._ask_elsewhere(request, base_url)
-                return Answer(answer.head, self._redact(answer.body), answer.broken)
+                return ProviderAnswer(answer.head, self._redact(answer.body), answer.broken)
             with (
                 requests.Session() as session,
                 self._request(session, request, timeouts) as response,
             ):
                 body, broken = read_body(response)
-                return Answer(head_of(response), self._redact(body), broken)
+                return ProviderAnswer(head_of(response), self._redact(body), broken)
         except NETWORK_ERRORS as error:
             raise self._unavailable(request, error) from error
 
-    def _ask_elsewhere(self, request: Request, base_url: str) -> Answer:
+    def _ask_elsewhere(self, request: Request, base_url: str) -> ProviderAnswer:
         """Ask another host of the provider, if the policy of addresses allows it."""
         if self._elsewhere is None or not self._may_have_key(request.url, base_url):
             raise ProviderUnavailableError(
@@ -174,8 +182,8 @@ class ProviderClient:
     def _send(self, request: Request, before_send: BeforeSend) -> Iterator[requests.Response]:
         """Send a submit over a new connection and yield the response.
 
-        With a kept-alive connection that the server has just closed, one could not know whether it
-        read the request.
+        If a kept-alive connection has just been closed by the server, it is not known whether the
+        server read the request.
         """
         adapter, base_url = NotifyingAdapter(before_send), self.account.base_url
         with requests.Session() as session:

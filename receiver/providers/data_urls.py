@@ -16,7 +16,7 @@ def is_data_url(text: str) -> bool:
 
 
 def location(place: int, address: str) -> str:
-    """Return what is stored as the URL of the result at this place of a report."""
+    """Return the URL that is stored for the result at this place of a report."""
     return f"{INLINE}{place}" if is_data_url(address) else address
 
 

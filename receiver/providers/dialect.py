@@ -21,7 +21,7 @@ _HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+", re.ASCII)
 class Account:
     """Our account at a provider: its API key, and the address to post to.
 
-    ``keys_url`` is where the keys are fetched that verify callbacks, "" if that is known.
+    ``keys_url`` is the address of the keys that verify callbacks; "" if the dialect knows it.
     """
 
     key: str
@@ -30,22 +30,22 @@ class Account:
 
     @property
     def fingerprint(self) -> str:
-        """The name by which the ledger knows the key; it does not help to guess it."""
+        """The name of the key in the ledger; it does not help to guess the key."""
         return sha256(f"account {self.key}".encode()).hexdigest()[:6]
 
     def may_have_key(self, url: str, hosts: tuple[str, ...] = ()) -> bool:
-        """Return whether our key may be sent to a URL: to the host of ``base_url``, or by TLS.
+        """Return whether our key may be sent to a URL: at ``base_url`` or, by TLS, elsewhere.
 
-        By TLS to one of ``hosts``, the provider's own, or a host below one of them.
+        Elsewhere means at ``hosts``, which are the provider's own, or at hosts below them.
         """
         try:
             parts, base = urlsplit(url), urlsplit(self.base_url)
             host, port = parts.hostname or "", parts.port
-        except ValueError:  # a broken IPv6 address, or a port that is no number
+        except ValueError:  # a broken IPv6 address, or a port that is not a number
             return False
         if (parts.scheme, parts.netloc) == (base.scheme, base.netloc):
             return True
-        # Letters only that every program reads as a part of the name.
+        # Only characters that every program reads as a part of the name.
         is_plain = parts.scheme == "https" and port in {None, 443} and _HOST.fullmatch(host)
         return bool(is_plain) and any(host == one or host.endswith(f".{one}") for one in hosts)
 
@@ -80,7 +80,8 @@ class Head:
     def refuses(self) -> bool:
         """Whether the status is 4xx.
 
-        A 408 comes from a gateway after a timeout. It may have passed the request on before.
+        A 408 is left out: it comes from a gateway after a timeout, which may have passed the
+        request on before.
         """
         return 400 <= self.status < 500 and self.status != _REQUEST_TIMEOUT  # noqa: PLR2004 - as above
 
@@ -99,8 +100,8 @@ class Head:
 class Accepted:
     """What the answer to a submit says: the provider's id of the task.
 
-    ``poll_url`` is where to ask for it, None if that follows from the id. ``is_end``: the answer
-    is the task's end already.
+    ``poll_url`` is the address to poll, None if it follows from the id. ``is_end``: the answer is
+    already the task's end.
     """
 
     provider_id: str
@@ -143,8 +144,9 @@ class Keys:
 class Verified:
     """What the signature of a callback proves.
 
-    ``user_id`` and ``provider_id`` are set if a valid signature names them and the account is not
-    the one that is known. If none is known, it is ours if our submit got this id as its answer.
+    ``user_id`` and ``provider_id`` are set if a valid signature names another account than the
+    known one, or if no account is known. In the second case the account is ours if the answer to
+    our submit had this id.
     """
 
     proof: Proof
@@ -179,10 +181,10 @@ class ReportDialect(Protocol):
 
     @property
     def signs_bodies(self) -> bool:
-        """Whether a callback that is not signed is worth less: then the provider is asked."""
+        """Whether the provider signs callbacks; then it is polled after one without a signature."""
 
     def read_report(self, body: bytes) -> Report:
-        """Return what a callback or an answer says; raise UnreadableError if it is no report."""
+        """Return what a callback or an answer says; raise UnreadableError if it is not a report."""
 
     def read_picture(self, body: bytes, url: str) -> str:
         """Return the base64 text of the picture that ``url`` (``delivery:<index>``) names.
@@ -203,18 +205,18 @@ class Dialect(ReportDialect, Protocol):
         """Whether each job's callbacks are signed with a secret of their own."""
 
     def mistakes(self, submission: Submission) -> list[str]:
-        """Return what this provider cannot do of what is asked for, each with the remedy."""
+        """Return the parts of a request that this provider cannot do, each with the remedy."""
 
     def size_params(self, model: str, api: Api, size: str) -> dict[str, object]:
         """Return the provider's fields for a size; raise ValueError with the remedy."""
 
     def count_params(self, model: str, api: Api, pictures: int) -> dict[str, object]:
-        """Return the provider's fields for the number of pictures; raise ValueError likewise."""
+        """Return the provider's fields for the number of pictures; raise ValueError as above."""
 
     def reference_params(
         self, model: str, api: Api, pictures: tuple[str, ...]
     ) -> dict[str, object]:
-        """Return the provider's fields for reference pictures; raise ValueError likewise."""
+        """Return the provider's fields for reference pictures; raise ValueError as above."""
 
     def build_submit(
         self, account: Account, submission: Submission, callback: Callback | None
@@ -225,7 +227,7 @@ class Dialect(ReportDialect, Protocol):
         """
 
     def read_submit(self, head: Head, body: bytes) -> Accepted:
-        """Return what was accepted; raise RefusedError, NotSentError or AnswerLostError."""
+        """Return the accepted task; raise RefusedError, NotSentError or AnswerLostError."""
 
     def verify(self, headers: Headers, body: bytes, keys: Keys, now: float) -> Verified:
         """Return what headers and raw body of a callback prove, with a valid ticket."""
@@ -237,20 +239,20 @@ class Dialect(ReportDialect, Protocol):
     def download_headers(self, account: Account, url: str) -> Mapping[str, str]:
         """Return the headers that a download of a result needs: our key, or nothing.
 
-        Only for a URL with which ``account.may_have_key`` agrees.
+        Our key is only for a URL for which ``account.may_have_key`` is true.
         """
 
     def build_poll(self, account: Account, task: Task) -> Request:
         """Return the request that asks for a task."""
 
     def read_poll(self, account: Account, task: Task, head: Head, body: bytes) -> Request | None:
-        """Return what to ask next; None if the answer is a report, or unreadable with status 2xx.
+        """Return the next request; None if the answer is a report, or unreadable with status 2xx.
 
         Raise NoSuchTaskError or ProviderUnavailableError.
         """
 
     def build_check(self, account: Account) -> Request | None:
-        """Return a request that costs nothing and tells whether the key works; None: no such."""
+        """Return a free request that shows whether the key works; None if there is none."""
 
     def read_check(self, head: Head, body: bytes) -> float | None:
         """Return the credits that are left, None if the answer has none.
@@ -266,7 +268,7 @@ class Dialect(ReportDialect, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProviderAnswer:
     """A whole answer, and the error that ended it too early."""
 
     head: Head

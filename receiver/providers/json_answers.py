@@ -72,7 +72,7 @@ def text(value: object) -> str:
 
 
 def identifier(value: object) -> str | None:
-    """Return an id; None for anything else, or what is too long for one."""
+    """Return an id; None for anything else, or for a text that is too long."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     found = text(value)
@@ -160,7 +160,7 @@ def address(value: object) -> str | None:
 def poll_address(value: object) -> str | None:
     """Return an http(s) URL that can be asked; None for anything else."""
     found = address(value)
-    with suppress(ValueError):  # a broken IPv6 address, or a port that is no number
+    with suppress(ValueError):  # a broken IPv6 address, or a port that is not a number
         if found is not None and urlsplit(found).port != 0 and urlsplit(found).hostname:
             return found
     return None

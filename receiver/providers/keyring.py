@@ -1,7 +1,7 @@
 """The keys that verify callbacks: given in the settings, or fetched from the provider and kept.
 
-Fetched keys are kept in DATA_DIR, so that a start without the provider has them. A key that
-is not known yet never keeps a callback out: what cannot be verified is read back from the provider.
+Fetched keys are kept in DATA_DIR, so that a start without the provider has them. A key that is not
+known yet never causes a refusal: if a callback cannot be verified, the provider is polled.
 """
 
 import json
@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 LIFETIME = 12 * 3600.0
 # Seconds between two attempts to fetch, for example because a signature fits no key.
 PAUSE = 60.0
-# Seconds that the callback that starts to fetch waits, if there are no keys at all.
-PATIENCE = 2.0
+# Seconds that a callback waits if it starts the first fetch, when there are no keys at all.
+FIRST_FETCH_WAIT = 2.0
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class Keyring:
         except RuntimeError:  # the process can start no thread now
             return
         if wait:
-            thread.join(PATIENCE)
+            thread.join(FIRST_FETCH_WAIT)
 
     def _fetch(self, provider: Provider, kept: _Kept) -> None:
         client = self._clients.get(provider)

@@ -1,4 +1,4 @@
-"""What the dialects of fal, Replicate, BFL and kie.ai share: what they cannot do, and defaults."""
+"""What the dialects of fal, Replicate, BFL and kie.ai share: refusals and defaults."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -22,20 +22,20 @@ TOLERANCE = 300
 
 
 class TaskDialect(ABC):
-    """A provider with one API: a task is posted, its end is called back, or polled."""
+    """A provider with one API: a task is posted; its end comes by a callback or a poll."""
 
     title: ClassVar[str]  # as people know it
     base_setting: ClassVar[str]  # the setting of its address
     example: ClassVar[str]  # of a model
     sizes: ClassVar[str]  # what --size may be, for the texts of errors
     image_param: ClassVar[str]  # the field that most models have for a reference picture
-    hosts: ClassVar[tuple[str, ...]]  # to which our key may be sent, and hosts below them
+    hosts: ClassVar[tuple[str, ...]]  # our key may be sent to these, and to hosts below them
     url_lifetime: ClassVar[float | None] = None
     signs_bodies = True
     has_job_secrets = False
 
     def mistakes(self, submission: Submission) -> list[str]:
-        """Return what this provider cannot do of what is asked for, each with the remedy."""
+        """Return the parts of a request that this provider cannot do, each with the remedy."""
         if submission.mode is Mode.STREAM:
             return [f"--mode stream: {self.title} has no streams; use --mode webhook or poll"]
         return []

@@ -15,10 +15,10 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
 
-# Seconds to connect, and to wait for more data. A stream without data for longer is given up.
+# Seconds to connect, and to wait for more data. A stream without data for longer is closed.
 DEFAULT_TIMEOUTS = (10.0, 60.0)
-# The same for asking about a task. It can be repeated, and a provider that hangs must not block
-# worker threads for long.
+# The same for polls. A poll can be repeated, and a provider that hangs must not block worker
+# threads for long.
 RESULT_TIMEOUTS = (5.0, 15.0)
 # Bytes to read of a response, or of one line of a stream. A task object has a few hundred, unless
 # its pictures are inside.
@@ -28,7 +28,7 @@ _GZIP_MAGIC, _GZIP = b"\x1f\x8b", zlib.MAX_WBITS | 16
 # Seconds for a whole response.
 _RESPONSE_TIMEOUT = 120.0
 
-# What requests raises for a broken connection, and urllib3 while a body is read.
+# Errors of ``requests`` for a broken connection, and of urllib3 while a body is read.
 NETWORK_ERRORS = (requests.RequestException, HTTPError, OSError)
 
 BeforeSend = Callable[[], None]
@@ -43,12 +43,12 @@ class NotifyingAdapter(HTTPAdapter):
         self._before_send = before_send
 
     def call_before_send(self) -> None:
-        """Call it, and remember that it was called."""
+        """Call ``before_send``, and remember that it was called."""
         self._before_send()
         self.before_send_called = True
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
-        """Return a pool whose connections call it; requests asks for one by this name."""
+        """Return a pool whose connections call ``before_send``; ``requests`` calls this method."""
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         call_before_send = self.call_before_send
 
@@ -60,13 +60,13 @@ class NotifyingAdapter(HTTPAdapter):
                 super().request(*args, **kwargs)
 
         pool.ConnectionCls = NotifyingConnection
-        return pool  # type: ignore[no-any-return]  # what it was, with another class of connections
+        return pool  # type: ignore[no-any-return]  # the same pool, with another class of connections
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
     """Yield the body as it arrives, without waiting until a chunk is full.
 
-    Whether it is compressed is seen in its first bytes, whatever the header says.
+    Its first bytes show whether it is compressed, whatever the header says.
     """
     unpack: Callable[[bytes], bytes] | None = None
     while chunk := bytes(response.raw.read1(_CHUNK, decode_content=False)):
@@ -81,8 +81,8 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
 def read_body(response: requests.Response) -> tuple[bytes, Exception | None]:
     """Return a response, limited in bytes and in time, and the error that ended it too early.
 
-    Without the limit in time a response that drips would block a thread for ever. What came before
-    an error may be whole, or have the id of a job that is paid for.
+    Without the limit in time a very slow response would block a thread for ever. The bytes before
+    an error are returned too: they may be whole, or have the id of a job that is paid for.
     """
     end, body = time.monotonic() + _RESPONSE_TIMEOUT, bytearray()
     try:

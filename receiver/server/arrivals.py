@@ -1,7 +1,7 @@
 """Requests while they arrive: when one can be handled without waiting for its client.
 
-gunicorn parses every request itself. What is found out here only decides when it gets a thread, so
-whatever is not plain counts as unclear, never as complete.
+gunicorn parses every request itself. The results here only decide when a request gets a thread. So
+any unusual request counts as unclear, never as complete.
 """
 
 import re
@@ -12,8 +12,8 @@ from receiver.server.request_timeout import REQUEST_TIMEOUT
 READ_TIMEOUT = 5
 # Bytes that are kept of a request outside the threads. A callback may have 1 MiB by default.
 MAX_HEAD, MAX_REQUEST = 64 * 1024, 2 * 1024 * 1024
-# Of the first line, with its end: the most that gunicorn takes. A search of 500 Chinese characters
-# is 4,500 bytes in a URL.
+# Most bytes of the first line, with its end, that gunicorn accepts. A search of 500 Chinese
+# characters is 4,500 bytes in a URL.
 MAX_FIRST_LINE = 8192
 
 _HEAD_END = b"\r\n\r\n"
@@ -23,7 +23,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})(?:[ \t]*;[^\r\n]*)?\r\n")
 
 
 class Arrival:
-    """What has arrived of one request, and whatever came behind it.
+    """The bytes that have arrived of one request, and any bytes after it.
 
     ``since`` is when it was first waited for, ``heard`` when the last byte came, both in monotonic
     seconds. ``is_complete`` means that gunicorn can read all of it without waiting.
@@ -39,7 +39,7 @@ class Arrival:
         self.data = bytearray()
         self.body_at = -1  # where the body begins, when the head is complete
         self.is_complete = self.is_too_much = self.has_ended = False
-        self._length: int | None = None  # of the body, None: it is chunked or unclear
+        self._length: int | None = None  # length of the body; None: it is chunked or unclear
         self._chunk_at = -1  # where the next chunk begins, -1: the body is not chunked
 
     def add(self, data: bytes, now: float) -> None:
@@ -65,7 +65,7 @@ class Arrival:
 
     @property
     def is_line_too_long(self) -> bool:
-        """Whether the first line is longer than what gunicorn takes."""
+        """Whether the first line is longer than gunicorn accepts."""
         return len(self.data) >= MAX_FIRST_LINE and self.data.find(b"\r\n", 0, MAX_FIRST_LINE) < 0
 
     def is_late(self, now: float, idle_timeout: float) -> bool:

@@ -21,18 +21,18 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-# Seconds between two starts of a child that keeps dying.
+# Seconds between two starts of a child that ends again and again.
 RESTART_INTERVAL = 2.0
 # The variable with the descriptor of the pipe through which a child reports that it is ready.
 _READY = "RECEIVER_READY"
 
-# Seconds between two looks whether a child has ended, as in ``subprocess``.
+# Seconds between two checks whether a child has ended, as in ``subprocess``.
 _PAUSE = 0.02
 _PR_SET_PDEATHSIG = 1
 
 
 class _Process(Protocol):
-    """What the supervisor needs of a child: a part of ``subprocess.Popen``."""
+    """The part of ``subprocess.Popen`` that the supervisor needs."""
 
     returncode: int | None
 
@@ -91,14 +91,14 @@ class ChildProcess:
     def becomes_ready(self, seconds: float) -> bool:
         """Wait up to ``seconds`` until the process reports that it is ready; return if it did."""
         readable = select.select([self._ready_pipe], [], [], seconds)[0]
-        return bool(readable and os.read(self._ready_pipe, 1))  # empty: it died
+        return bool(readable and os.read(self._ready_pipe, 1))  # empty: the process has ended
 
     def is_dead(self) -> bool:
         """Return whether the process was started and has ended."""
         return self._process is not None and self._process.poll() is not None
 
     def restart_if_dead(self, stopping: threading.Event) -> None:
-        """Start the process again if it ended, after a pause if it did not live long."""
+        """Start the process again if it has ended, after a pause if it ran only a short time."""
         if self._process is None or self._process.poll() is None:
             return
         log.error(
@@ -144,7 +144,7 @@ class AdoptedProcess:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit status; raise TimeoutExpired if it runs longer than so many seconds."""
+        """Return the exit status; raise TimeoutExpired after ``timeout`` seconds."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while (status := self.poll()) is None:
             if time.monotonic() >= deadline:

@@ -1,9 +1,9 @@
-"""Requests that wait for nothing but the ledger, handled by the main loop itself.
+"""Requests that wait only for the ledger, handled by the main loop itself.
 
 Threads that each handle a callback compete for Python's interpreter lock, which costs as much as
 their work. So the one thread of the main loop handles these requests, each in a greenlet: a
-function that can be suspended. It is suspended while it waits for its commit, which one more thread
-makes for all that wait.
+function that can be suspended. It is suspended while it waits for its commit. One more thread
+commits for all that wait.
 """
 
 import time
@@ -26,8 +26,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# Threads for transactions outside the group commit. Not those of requests: a ledger that hangs may
-# keep these. Fewer than a process has connections to PostgreSQL, so that commits go on beside them.
+# Threads for transactions outside the group commit. They are not the threads of requests, which
+# must stay free if the ledger hangs. They are fewer than a process has connections to PostgreSQL,
+# so that commits can go on.
 LEDGER_THREADS = 8
 # Seconds that the main loop waits for a commit before it goes on with other clients. Most commits
 # take less, and are faster if they need not compete with the loop for the interpreter lock.
@@ -81,7 +82,7 @@ class Greenlets:
         self._commits: list[Callable[[], None]] = []
         self._committing: SimpleQueue[list[Callable[[], None]]] = SimpleQueue()
         self._committed = ThreadSignal()
-        self._is_late = False  # the commit before: then no other is waited for
+        self._is_late = False  # the last commit was slow: do not wait for the next one
         self._committer: Thread | None = None
         self._is_refused = False  # the start of that thread, by the system
 
@@ -97,22 +98,23 @@ class Greenlets:
     def commit(self) -> None:
         """Have a commit made for the greenlets that wait for one; wait a moment, and resume them.
 
-        Not if the one before has not ended: else a ledger that hangs would slow down every round.
+        Do not wait while the previous commit is running: otherwise a ledger that hangs would slow
+        down every round.
         """
         if not self._commits:
             return
         if self._committer is None and not self._start_committer():
-            return  # the next round tries again; who waits too long gets a LedgerError
-        self._is_deferred = True  # who is notified meanwhile is resumed below
+            return  # the next round tries again; a greenlet that waits too long gets a LedgerError
+        self._is_deferred = True  # greenlets that are notified meanwhile are resumed below
         self._begin_commits()
         self._is_late = not self._committed.wait(0 if self._is_late else COMMIT_WAIT)
         self._resume_notified()
-        self._begin_commits()  # of those who write again; the loop may have nothing else to do
+        self._begin_commits()  # for greenlets that write again, even if the loop is idle
 
     def _start_committer(self) -> bool:
         """Start the thread that commits: a thread from before a fork would be lost.
 
-        Return False if the system starts no more threads now.
+        Return False if the system cannot start a thread now.
         """
         thread = Thread(target=self._commit_for_ever, name="commit", daemon=True)
         try:
@@ -181,10 +183,10 @@ class Greenlets:
             self._defer(self._resume_notified)
 
     def _resume_notified(self) -> None:
-        self._is_deferred = False  # first: who notifies from now on has us called again
+        self._is_deferred = False  # done first: later notifications cause another call
         for _ in range(len(self._notified)):
             signal = self._notified.popleft()
-            if signal.is_notified:  # else two notifications came before it was resumed
+            if signal.is_notified:  # false if two notifications came before it was resumed
                 self._resume(signal)
 
     def _resume(self, signal: GreenletSignal) -> None:
@@ -204,6 +206,6 @@ class Greenlets:
             for commit in self._committing.get():
                 try:
                     commit()
-                except Exception:  # the callers give up in time; later ones need this thread
+                except Exception:  # the callers have a timeout; later callers need this thread
                     log.exception("commit failed")
             self._committed.notify()

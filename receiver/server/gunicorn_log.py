@@ -1,7 +1,7 @@
 """gunicorn's log, written like ours: a line for each fault, as JSON where ours is JSON.
 
-A client's fault gets one line without the request, whose path may contain a ticket, and at most one
-line of its kind in a while: strangers must not fill the log.
+A client's fault gets one line without the request, whose path may contain a ticket. Each kind of
+fault gets at most one line in a while, so that strangers cannot fill the log.
 """
 
 import sys

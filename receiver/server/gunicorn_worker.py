@@ -1,14 +1,14 @@
-"""gunicorn's threaded worker, of which no client occupies a thread without having sent a request.
+"""gunicorn's threaded worker; here a client gets a thread only when its request has arrived.
 
-gunicorn gives a connection a thread as soon as it is accepted, and waits there for its first byte,
-its head, its body, and the end of the client. Here the main loop reads what arrives, for all
-connections at once, and a thread begins when it need not wait: when the whole request is there. A
-request whose body is missing may be answered by its head alone, so a few threads are for those.
+gunicorn gives a connection a thread as soon as it is accepted. The thread then waits for the first
+byte, the head, the body, and the close by the client. Here the main loop reads for all connections
+at once. A request gets a thread when it has arrived completely, so that the thread need not wait. A
+request may be answered without its body, so a few threads are for requests whose body has not come.
 Usual callbacks get no thread: the main loop handles them itself, see ``greenlets``.
 
-A stopping worker of gunicorn accepts no more connections and closes its socket, so that those in
-the socket's queue are reset (gunicorn's issues 2529 and 3397). Here the queue is emptied first and
-the socket is closed at once: clients that come later are refused, and know it.
+When gunicorn's worker stops, it closes its socket, and the connections in the socket's queue are
+reset (gunicorn's issues 2529 and 3397). Here the queue is emptied first. Then the socket is closed
+at once, so that later clients see that they are refused.
 """
 
 import errno
@@ -44,10 +44,10 @@ WAITING_SHARE = 4
 DRAIN_TIMEOUT = 0.5
 # Bytes of incomplete requests that are kept outside the threads.
 MAX_KEPT = 32 * 1024 * 1024
-# Seconds between two looks for late clients.
+# Seconds between two checks for late clients.
 LOOK_INTERVAL = 0.25
 _PIECE = 64 * 1024
-# Requests that the main loop handles before it looks for other events.
+# Requests that the main loop handles before it checks for other events.
 MAX_READY = 64
 _NO_MORE_SOCKETS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -62,8 +62,8 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         super().__init__(*args, **kwargs)
         self._timeouts = RequestTimeouts()
         self._arrivals: dict[Any, Arrival] = {}  # requests that are read here
-        self._kept = 0  # bytes of them
-        self._queue: dict[Any, None] = {}  # those that wait for one of the threads that may wait
+        self._kept = 0  # bytes of these requests
+        self._queue: dict[Any, None] = {}  # requests that wait for one of the threads that may wait
         self._waiting: dict[Any, str] = {}  # connections in these threads, and their clients
         self._may_wait = max(1, self.cfg.threads // WAITING_SHARE)
         self._closing: dict[Any, tuple[float, int]] = {}  # our side is closed: until when, bytes
@@ -84,9 +84,9 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         return super().get_thread_pool()
 
     def handle_in_main_loop(self, is_meant: Callable[[bytes], bool]) -> None:
-        """Handle requests here that wait for the ledger only, of which ``is_meant`` is true.
+        """Handle the requests here for which ``is_meant`` is true; they wait only for the ledger.
 
-        It takes the bytes of a request, head and body.
+        ``is_meant`` gets the bytes of a request, head and body.
         """
         self._is_for_main_loop = is_meant
 
@@ -124,8 +124,8 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
     def _drop_oldest(self) -> bool:
         """Close the oldest connection without a request; return False if there is none.
 
-        It is one of the client that has most of them, so that a client with many connections does
-        not end those of the others.
+        It belongs to the client with the most connections, so that this client does not cost others
+        their connections.
         """
         count: dict[str, int] = {}
         for arrival in self._arrivals.values():
@@ -165,7 +165,7 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
     def _read(self, conn: Any) -> None:
         """Read once from a connection without waiting, and give it a thread if it is time."""
         arrival = self._arrivals.get(conn)
-        if arrival is None:  # another event of the same moment closed it, or gave it a thread
+        if arrival is None:  # an earlier event of this round closed it, or gave it a thread
             return
         try:
             piece = conn.sock.recv(_PIECE, socket.MSG_DONTWAIT)
@@ -202,7 +202,7 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         self._begin_queued()
 
     def _begin_queued(self) -> None:
-        """Give free threads that may wait to those clients who have fewest of them."""
+        """Give free threads that may wait to the clients that have the fewest of them."""
         while self._queue and len(self._waiting) < self._may_wait:
             busy = list(self._waiting.values())
             conn = min(self._queue, key=lambda one: busy.count(self._arrivals[one].party))
@@ -296,7 +296,7 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         """Close our side of a connection, and read what the client still sends.
 
         Without this the client may get a reset instead of our last response. gunicorn waits for the
-        client in its main loop, so that one who does not close blocks all others.
+        client in its main loop, so a client that does not close blocks all others.
         """
         try:
             conn.sock.shutdown(socket.SHUT_WR)
@@ -307,7 +307,7 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
         self._closing[conn] = (time.monotonic() + CLOSE_TIMEOUT, MAX_READ_AT_CLOSE)
 
     def _closing_read(self, conn: Any, _sock: Any) -> None:
-        if conn not in self._closing:  # another event of the same moment ended it
+        if conn not in self._closing:  # an earlier event of this round ended it
             return
         until, left = self._closing[conn]
         piece = b""
@@ -325,7 +325,7 @@ class DrainingWorker(ThreadWorker):  # type: ignore[misc]  # the package has no 
     # Time limits.
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Wait for events, but no longer than until the next look for late clients."""
+        """Wait for events, at most until the next check for late clients."""
         if self._ready:
             timeout = 0
         elif self._arrivals or self._closing or self._greenlets.are_waiting:

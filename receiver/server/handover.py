@@ -1,7 +1,7 @@
-"""Requests that get a thread of a worker's pool, also where the system starts no more threads.
+"""Give a request to a thread of the pool, also if the system can start no more threads.
 
-gunicorn lets the error of such a system end the worker, and with it every request that it has. Here
-the request is answered 503, and the worker goes on: senders of callbacks repeat them.
+In gunicorn the error of such a system ends the worker and all its requests. Here the request is
+answered 503, and the worker goes on; senders of callbacks repeat them.
 """
 
 from collections import deque
@@ -17,8 +17,8 @@ from receiver.server.gunicorn_log import client_faults
 
 def give_thread(worker: ThreadWorker, conn: Any) -> None:
     """Have a thread handle the request on a connection; called in the main loop."""
-    # A pool that cannot start a thread has queued the work all the same, and another of its threads
-    # may do it. So the one who takes the connection out of this queue handles it.
+    # A pool that cannot start a thread has queued the work already, and another thread may do it.
+    # So the thread that takes the connection out of this queue handles it.
     handed = deque([conn])
     try:
         worker.tpool.submit(_handle, worker, handed)

@@ -15,7 +15,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Print nothing: a client that went away is no fault of ours."""
+        """Print nothing: a client that disconnects is not our fault."""
 
 
 class _RequestHandler(WSGIRequestHandler):

@@ -38,7 +38,7 @@ def listen(host: str, port: int, *, environ: Mapping[str, str] = os.environ) -> 
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 number = error.errno or 0
-                # The faults of names have negative numbers of their own.
+                # Errors of name resolution have negative numbers.
                 why = "the name has no address" if number < 0 else os.strerror(number)
                 mistake = f"cannot listen on {host or '*'}:{port} ({why}); choose another"
                 raise ConfigurationError([f"HOST, PORT, --host, --port: {mistake}"]) from error

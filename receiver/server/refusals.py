@@ -1,7 +1,7 @@
 """Responses that the main loop sends by itself, without a thread and without Flask.
 
-They have the form of those by Flask: JSON to senders of callbacks, a problem to clients of the API,
-a page to people.
+They have the form of Flask's responses: JSON for senders of callbacks, a problem for clients of the
+API, a page for people.
 """
 
 import json
@@ -43,7 +43,7 @@ def _as_json(**content: object) -> str:
     return f"{json.dumps(content, separators=(',', ':'))}\n"
 
 
-# The system starts no more threads.
+# The system cannot start more threads.
 NO_THREAD = _response(
     "503 Service Unavailable",
     "application/json",
@@ -53,7 +53,7 @@ NO_THREAD = _response(
 _TOO_LONG = f"414 {_TITLE}"
 _FAULT = {"message": _DETAIL, "type": "invalid_request_error", "param": None, "code": "too_long"}
 _PROBLEM = ProblemView(title=_TITLE, status=414, detail=_DETAIL).model_dump_json()
-# By the beginning of the path; the last one is for every other.
+# Keyed by the beginning of the path; the last one is for all other paths.
 _BY_PATH = (
     # No ticket of ours is that long.
     (

@@ -1,8 +1,8 @@
 """The supervisor of ``receiver serve``: web and worker as child processes, restarted when they die.
 
 ``receiver serve`` forks the children, because it has imported what they need, and then replaces
-itself by the supervisor, in the same process. That lives as long as the service and needs few
-modules.
+itself by the supervisor, in the same process. The supervisor runs as long as the service and needs
+few modules.
 
 SIGTERM drains them together. The listening socket belongs to this process and is inherited by the
 web: while the web restarts, clients wait in the socket's queue. SIGHUP starts new children with
@@ -51,7 +51,8 @@ def become_supervisor(listener: socket.socket, log_level: str, log_format: LogFo
     It never returns. Until SIGTERM or SIGINT the web takes requests from ``listener``.
     """
     listener.set_inheritable(True)
-    # They wait for the handlers of the new program; without one they would kill it.
+    # These signals wait until the new program has its handlers; without a handler they would kill
+    # it.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     clock.share()
     gc.freeze()  # the collector would write to every object, and undo the sharing of memory
@@ -78,7 +79,7 @@ def _gunicorn(socket_fd: int) -> list[str]:
 
 
 def _run_web(listener: socket.socket) -> None:
-    """Be the web, in a forked process."""
+    """Run the web in a forked process."""
     main_module = import_module("gunicorn.__main__")  # it runs nothing unless it is the program
     sys.argv = [str(main_module.__file__), *_gunicorn(listener.detach())]
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -86,7 +87,7 @@ def _run_web(listener: socket.socket) -> None:
 
 
 def _run_worker(listener: socket.socket) -> None:
-    """Be the worker, in a forked process."""
+    """Run the worker in a forked process."""
     listener.close()  # only the web has it
     if sys.platform == "linux":  # elsewhere it may crash after a fork
         setproctitle("receiver worker")  # for ps; gunicorn does the same
@@ -148,11 +149,11 @@ class _Supervisor:
             new, self._children = self._children, new
             log.info("service reloaded", pid=os.getpid())
         else:
-            log.error("reload given up, old processes kept: the new ones are not ready")
+            log.error("reload failed, old processes kept: the new ones are not ready")
         _stop(new)
 
     def _become_ready(self, children: Sequence[ChildProcess]) -> bool:
-        """Wait until all children are ready; return False if one dies or is late, or at a stop."""
+        """Wait until all children are ready; return False if one ends or is late, or at a stop."""
         deadline = time.monotonic() + READY_TIMEOUT
         waiting = list(children)
         while waiting and not self._stopping and time.monotonic() < deadline:

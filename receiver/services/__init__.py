@@ -39,12 +39,12 @@ from receiver.services.sending import Sending
 from receiver.telemetry.disk_space import DiskSpace, measure
 from receiver.worker.embedded import CLAIM_INTERVAL, EmbeddedEngine, EngineNotifier
 from receiver.worker.engine import Engine, WorkQueue, instrumented
+from receiver.worker.heartbeat import heartbeat
 from receiver.worker.notifier import Notifier
 from receiver.worker.process import WorkerProcess, is_working
-from receiver.worker.sign_of_life import sign_of_life
 
-# Threads that poll and expire jobs, and as many that conclude them; they mostly wait for a
-# provider or the archive.
+# Threads that poll and expire jobs; the same number concludes jobs. They mostly wait for a provider
+# or the archive.
 JOB_THREADS = 8
 HINT_THREADS = 1
 # Work that may have crashed a worker runs one at a time, so that a crash has only one suspect.
@@ -142,7 +142,7 @@ class Services(Sending):
 
     @cached_property
     def operator(self) -> Operator:
-        """What people can do by hand."""
+        """What an operator can do."""
         return Operator(
             self.database, self.inbox, self.assets, self.quarantine, self.timing, self.now
         )
@@ -239,11 +239,11 @@ class Services(Sending):
             check_archive=self.store.check,
             doubts=Doubts(self.assets, self.thumbnails),
             rotation=self.rotation,
-            living=sign_of_life(self.workers, self._report, alone=self.settings.embedded),
+            heartbeat=heartbeat(self.workers, self._report, alone=self.settings.embedded),
         )
 
     def _report(self) -> dict[str, object]:
-        """Return what this worker's signs of life say about it."""
+        """Return what this worker's heartbeats say about it."""
         return {
             "listening": self.notifier.is_listening,
             "downloads": self.shares.figures(),
@@ -262,8 +262,8 @@ class Services(Sending):
     def has_worker(self) -> bool:
         """Return whether a worker serves this ledger.
 
-        Workers are known by their signs of life. One of this DATA_DIR that has given none yet (or
-        is of a release that gave none) is known by its lock; a worker that hangs holds that too.
+        Workers are known by their heartbeats. A worker of this DATA_DIR that has sent none yet, or
+        whose release sends none, is known by its lock. A worker that hangs holds its lock too.
         """
         if seen := self.workers.seen():
             return any(worker.is_alive for worker in seen)

@@ -1,20 +1,19 @@
-"""Asking an address that a provider named in an answer: only public ones, as for downloads."""
+"""Requests to an address that a provider named in an answer; only public ones, as for downloads."""
 
 import time
 
 from receiver.errors import FetchError, ProviderUnavailableError
-from receiver.net.client import HttpClient
-from receiver.net.client import Request as HttpRequest
+from receiver.net.client import HttpClient, HttpRequest
 from receiver.net.connection import Deadline, translate_network_errors
-from receiver.providers.dialect import Answer, Head, Request
+from receiver.providers.dialect import Head, ProviderAnswer, Request
 from receiver.providers.transport import MAX_RESPONSE
 
 # Seconds for the whole answer, which may have pictures inside, and for one wait.
 _TIMEOUT, _STALL = 60.0, 15.0
 
 
-def ask_named_address(client: HttpClient, request: Request) -> Answer:
-    """Send a GET and return the answer; redirects are not followed, they would take our key along.
+def ask_named_address(client: HttpClient, request: Request) -> ProviderAnswer:
+    """Send a GET and return the answer; redirects are not followed, because they would get our key.
 
     Raise ProviderUnavailableError.
     """
@@ -30,6 +29,6 @@ def ask_named_address(client: HttpClient, request: Request) -> Answer:
             ) as response,
         ):
             head = Head(response.status, response.headers.get("Location", ""))
-            return Answer(head, response.read())
+            return ProviderAnswer(head, response.read())
     except FetchError as error:
         raise ProviderUnavailableError(f"the provider cannot be asked now: {error}") from error

@@ -1,4 +1,4 @@
-"""Opening a ledger for the service: what has to be right before any part is used."""
+"""Opens the ledger, and checks everything that must be right before a part is used."""
 
 from functools import cached_property
 from pathlib import Path
@@ -40,9 +40,9 @@ class Opening(LedgerParts):
     def open(self, *, to_look: bool = False, creates: bool = True) -> Self:
         """Prepare what every process needs: DATA_DIR and, with SQLite, a ledger of this schema.
 
-        ``to_look`` is for read-only commands: DATA_DIR need not be writable. These and those that
-        are not to create a ledger (``creates``) need an existing one. Raise ConfigurationError or
-        LedgerError with the remedy.
+        ``to_look`` is for read-only commands: DATA_DIR need not be writable. Without ``creates``,
+        and for read-only commands, the ledger must exist. Raise ConfigurationError or LedgerError
+        with the remedy.
         """
         if to_look or not creates:
             self.require_ledger()
@@ -64,7 +64,8 @@ class Opening(LedgerParts):
         if not to_look:
             self._require_alike()
         if self.settings.destinations:
-            # By the first process that opens the ledger: it then gets all new events.
+            # The first process that opens the ledger does this; from then on the destination gets
+            # all new events.
             self.outbox.register([destination.name for destination in self.settings.destinations])
         return self
 
@@ -90,19 +91,19 @@ class Opening(LedgerParts):
 
     def _require_sessions(self) -> None:
         if isinstance(self.database, PostgresDatabase) and not self.database.keeps_sessions():
-            self.close()  # most commands end without
+            self.close()  # most commands do not need it
             raise ConfigurationError([SESSIONS_NEEDED])
 
     def _require_alike(self) -> None:
         try:
             self.shared_settings.require_alike()
         except ConfigurationError:
-            self.close()  # most commands end without
+            self.close()  # most commands do not need it
             raise
 
     @cached_property
     def shared_settings(self) -> SharedSettings:
-        """The settings that must be alike wherever this ledger is used."""
+        """The settings that all processes of this ledger must share."""
         chosen = self.settings
         home = chosen.ledger_path.parent if chosen.embedded else None
         place = (
@@ -160,7 +161,7 @@ class Opening(LedgerParts):
 
 
 def _has_content(path: Path) -> bool:
-    """Return whether a file has any; a ledger without was never used, and would be created now."""
+    """Return whether a file has content; an empty ledger was never used."""
     try:
         return path.stat().st_size > 0
     except OSError:

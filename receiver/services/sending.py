@@ -1,4 +1,4 @@
-"""What is sent about jobs: the job objects that everybody is shown, and their events."""
+"""Job objects, which all readers are shown, and the parts that send events."""
 
 import time
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from receiver.archive.links import Links
 from receiver.errors import ReceiverError
 from receiver.events.destinations import OF_JOBS
-from receiver.events.dispatcher import Answer, Dispatcher
+from receiver.events.dispatcher import DestinationAnswer, Dispatcher
 from receiver.events.event import EventSerializer
 from receiver.events.job_webhooks import THREADS, UNSIGNED, Hosts, JobWebhookTransport, refusal
 from receiver.events.transports import WebhookTransport, transport_for
@@ -31,7 +31,7 @@ class Sending(Opening):
 
     @cached_property
     def job_objects(self) -> JobObjects:
-        """The job objects that everybody is shown."""
+        """The job objects that all readers are shown."""
         return JobObjects(self.queries, self.redactor, self.links.lasting)
 
     @cached_property
@@ -81,7 +81,7 @@ class Sending(Opening):
             self.outbox, OF_JOBS, transport, self.serializer, postpone, threads=THREADS
         )
 
-    def send_test_event(self, name: str) -> Answer:
+    def send_test_event(self, name: str) -> DestinationAnswer:
         """Send a test event to the destination of this name, or to a job's webhook by its URL.
 
         Raise ReceiverError if there is no such destination, or the URL cannot be a webhook.
@@ -97,7 +97,7 @@ class Sending(Opening):
         known = ", ".join(to.name for to in self.settings.destinations)
         raise ReceiverError(f"EVENT_URLS has no destination {name!r}; it has: {known or 'none'}")
 
-    def _send_test_to(self, url: str) -> Answer:
+    def _send_test_to(self, url: str) -> DestinationAnswer:
         if mistake := self.webhook_mistake(url):
             raise ReceiverError(mistake)
         secrets = [secret.get_secret_value() for secret in self.settings.event_secret]

@@ -1,7 +1,7 @@
 """Logging: one line per event, as JSON or, on a terminal, in colours.
 
-Our code logs no tickets or secrets. If one is logged all the same, in a library's message or in a
-traceback, it is redacted here.
+Our code logs no tickets or secrets. If a library's message or a traceback contains one, it is
+redacted here.
 """
 
 import logging

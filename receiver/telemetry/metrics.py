@@ -111,7 +111,7 @@ TIME_LEFT = Histogram(
 LOST = shown_as_zero(
     Counter(
         "receiver_lost",
-        "Work given up although it may have been paid: jobs without a result in time, and files"
+        "Work that was lost although it may have been paid: jobs without a result in time, files"
         " whose URL expired or that were not a picture.",
         ["what"],
     ),

@@ -1,8 +1,8 @@
 """Makes untrusted text harmless where a person reads it: terminal, log, page and JSON.
 
 Providers and callers write what they like into prompts, models, messages and URLs. A control
-character moves the cursor or renames the window, a bidirectional one shows another text than there
-is, a newline begins a line that looks like ours. All such text passes ``printable``.
+character can move the cursor or rename the window. A bidirectional one can show another text than
+there is. A newline can begin a line that looks like ours. All such text passes ``printable``.
 """
 
 import json
@@ -19,8 +19,8 @@ def printable(text: str | None, *, as_json: bool = False, keep: str = "") -> str
     These are control characters (C0, C1, newlines), bidirectional and other format characters,
     line separators, surrogates, and what is not assigned. ``keep`` is not escaped.
 
-    ``as_json``: the text is a JSON document. Its value stays the same: such characters stand in
-    strings only, and ``\u001b`` is another spelling of them.
+    ``as_json``: the text is a JSON document. Its value stays the same: such characters are only in
+    strings, and ``\u001b`` is another spelling of them.
     """
     text = text or ""
     if text.isprintable():

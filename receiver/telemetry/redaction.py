@@ -1,20 +1,20 @@
 """Redacts known secrets, and anything that looks like a ticket, in stored and logged texts.
 
-Our code writes no secret into a text. Others do: a provider quotes the key that it refuses or the
-callback URL that it cannot reach, a library prints its arguments.
+Our code writes no secret into a text, but others do. A provider quotes the key that it refuses, or
+the callback URL that it cannot reach; a library prints its arguments.
 """
 
 import re
 from collections.abc import Iterable
 
-# Shorter secrets are words of a test; redacting them would damage ordinary text.
+# Shorter secrets are used in tests only; redacting them would damage ordinary text.
 MIN_LENGTH = 8
 REPLACEMENT = "[secret]"
 
-# A ticket as ``tickets`` makes it; the ref in front is no secret and is kept.
+# A ticket as ``tickets`` makes it; the ref before the dot is not a secret and is kept.
 _TICKET = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})\.[A-Za-z0-9_-]{43}", re.ASCII)
 
-# In a URL: the password, and the values of the parameters that let anybody in.
+# In a URL: the password, and the values of parameters that give access.
 _USER = re.compile(r"(?<=://)[^/?#@\s]*@", re.ASCII)
 _GRANT = re.compile(
     r"(?i)([?&][^=&#\s]*(?:sig|signature|token|key|secret|password|credential)[^=&#\s]*=)[^&#\s]+"

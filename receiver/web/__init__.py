@@ -22,7 +22,7 @@ _PAGES = {400, 405}
 
 
 def _visible(value: object) -> object:
-    """Return what a template shows: a text with nothing in it that changes how others are read."""
+    """Return a text for a template, without characters that change how other text is read."""
     is_text = isinstance(value, str) and not isinstance(value, Markup)
     return printable(value, keep="\n\r\t") if is_text else value  # type: ignore[arg-type]  # a text
 

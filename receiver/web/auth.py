@@ -1,8 +1,9 @@
 """Authentication: ADMIN_TOKEN as a bearer token, or a session cookie after a login with it.
 
 The session is Flask's signed cookie and the form token is Flask-WTF's. Both are signed with
-ADMIN_TOKEN, so every process accepts them, and another token ends every session. So does a logout:
-the cookie has the epoch that the ledger had at the login, and a logout changes that.
+ADMIN_TOKEN, so every process accepts them, and another token ends every session. A logout ends
+every session too: the cookie has the epoch that the ledger had at the login, and a logout changes
+the epoch.
 """
 
 import hashlib
@@ -41,7 +42,7 @@ def init_app(app: Flask) -> None:
 def has_bearer() -> bool:
     """Return whether the request has ADMIN_TOKEN in its Authorization header.
 
-    Raise TooManyGuessesError if it is wrong, and so were many before it.
+    Raise TooManyGuessesError if it is wrong, and many before it were wrong too.
     """
     kind, _, given = request.headers.get("Authorization", "").partition(" ")
     return kind.lower() == "bearer" and is_admin_token(given)
@@ -59,7 +60,7 @@ def is_admin_token(given: str) -> bool:
     """Return whether ``given`` is ADMIN_TOKEN. Raise TooManyGuessesError if many were wrong.
 
     It is compared first, so the right token always works: behind a proxy all callers have one
-    address, and a stranger's guesses must not shut out who knows it.
+    address, and the guesses of a stranger must not block the operator.
     """
     if hmac.compare_digest(given.strip().encode(), services().admin_token.encode()):
         return True
@@ -96,7 +97,7 @@ def log_in() -> None:
     session.permanent = True
     session["epoch"] = services().sessions.epoch()
     g.logged_in = True
-    csrf_token()  # now: a change of the session on a later page would extend it
+    csrf_token()  # created now: a change of the session on a later page would extend it
 
 
 def log_out() -> None:

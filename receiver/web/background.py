@@ -1,4 +1,4 @@
-"""An answer that costs a question to a remote part: asked in the background, given at once.
+"""The last answer of a remote part, returned at once; a thread asks the question again.
 
 A health check must never slow the service down. If the ledger or the archive hangs, the questions
 of any number of probers must not occupy the threads that callbacks need.
@@ -14,18 +14,18 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-# Seconds that the caller who starts a question waits for its answer.
+# Seconds that the caller which starts a question waits for its answer.
 LIMIT = 2.0
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Generic[T]):
+class LastAnswer(Generic[T]):
     """The last answer to a question: a value or an error, and its age in seconds.
 
-    All three are None before the first answer. ``late``: the question was asked again, and that has
-    had no answer for ``LIMIT`` seconds.
+    All three are None before the first answer. ``late``: the question was asked again, and has had
+    no answer for ``LIMIT`` seconds.
     """
 
     value: T | None
@@ -35,7 +35,7 @@ class Answer(Generic[T]):
 
 
 class BackgroundValue(Generic[T]):
-    """A value that a thread of its own asks for, when it is wanted and older than ``lifetime``.
+    """A value that a separate thread asks for when it is wanted and older than ``lifetime``.
 
     There is one such thread at a time. The caller that starts it waits up to ``limit`` seconds, all
     others get the last answer at once. So a question that hangs delays one caller, once. ``name``
@@ -62,17 +62,17 @@ class BackgroundValue(Generic[T]):
         self._value: T | None = None
         self._error: Exception | None = None
 
-    def get(self) -> Answer[T]:
+    def get(self) -> LastAnswer[T]:
         """Return the last answer; ask first if it is too old and no thread is asking."""
         return self.wait(self.start(), self._limit)
 
-    def peek(self) -> Answer[T]:
+    def peek(self) -> LastAnswer[T]:
         """Return the last answer at once; ask in the background if it is too old."""
         self.start()
         return self.wait(None, 0.0)
 
     def start(self) -> Event | None:
-        """Start to ask if it is time; return what is set with the answer, or None."""
+        """Start to ask if it is time; return the Event that the answer sets, or None."""
         if not self._is_due():
             return None
         answered = Event()
@@ -86,7 +86,7 @@ class BackgroundValue(Generic[T]):
             return None
         return answered
 
-    def wait(self, answered: Event | None, seconds: float) -> Answer[T]:
+    def wait(self, answered: Event | None, seconds: float) -> LastAnswer[T]:
         """Return the last answer; if this caller started to ask, wait for it up to ``seconds``."""
         if answered is not None and not answered.wait(seconds):
             log.warning("no answer in time", question=self._name, seconds=self._limit)
@@ -119,13 +119,13 @@ class BackgroundValue(Generic[T]):
             self._value, self._error = value, error
             self._asked_at, self._answered_at = None, self._clock()
 
-    def _last(self, *, late: bool) -> Answer[T]:
+    def _last(self, *, late: bool) -> LastAnswer[T]:
         with self._lock:
             age = None if self._answered_at is None else self._clock() - self._answered_at
-            return Answer(self._value, self._error, age, late)
+            return LastAnswer(self._value, self._error, age, late)
 
 
-def ask_all(values: Iterable[BackgroundValue[Any]], limit: float = LIMIT) -> list[Answer[Any]]:
+def ask_all(values: Iterable[BackgroundValue[Any]], limit: float = LIMIT) -> list[LastAnswer[Any]]:
     """Return the answers to several questions, asked together, within ``limit`` seconds."""
     started = [(value, value.start()) for value in values]
     deadline = time.monotonic() + limit

@@ -1,6 +1,6 @@
 """Reads a request body completely, within a size limit, whatever the request's headers say.
 
-Also says whether the client has hung up.
+Also tells whether the client has disconnected.
 """
 
 import socket
@@ -9,7 +9,7 @@ from flask import request
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # the package has no types
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-# Bytes read at a time. If the body breaks off, the pieces before are known.
+# Bytes read at a time. If the body breaks off, the earlier pieces are known.
 _PIECE = 64 * 1024
 
 
@@ -41,7 +41,8 @@ def read_body(max_bytes: int) -> bytes:
         while len(body) < expected and (piece := stream.read(min(_PIECE, expected - len(body)))):
             body += piece
     except (ClientDisconnected, ParseException, OSError) as error:
-        # The sender hung up, broke HTTP's rules, or was silent (see gunicorn_conf.READ_TIMEOUT).
+        # The sender disconnected, broke HTTP's rules, or was silent (see
+        # gunicorn_conf.READ_TIMEOUT).
         raise CutShortError(bytes(body) + _read_ahead()) from error
     if len(body) > max_bytes:
         raise RequestEntityTooLarge
@@ -67,7 +68,7 @@ def _read_ahead() -> bytes:
 
 
 def is_closed(connection: socket.socket | None) -> bool:
-    """Return whether the client has hung up; a write would fail only some time later."""
+    """Return whether the client has disconnected; a write would fail only later."""
     if connection is None:
         return False
     try:

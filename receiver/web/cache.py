@@ -1,4 +1,4 @@
-"""A cached value with a lifetime, for what is asked often and costs something to compute.
+"""A cached value with a lifetime, for values that are read often and expensive to compute.
 
 Libraries such as cachetools keep values by key; none lets one thread compute while the others wait
 or get the previous value.
@@ -24,8 +24,8 @@ class CachedValue(Generic[T]):
 
     ``serve_stale``: while one thread computes, the others get the previous value and do not wait.
     If the last time took longer than ``SLOW`` seconds, a thread of its own computes, so that no
-    request waits. ``cost_factor``: keep a value at least so many times as long as it took to
-    compute.
+    request waits. ``cost_factor``: keep a value at least this many times as long as its computation
+    took.
     """
 
     def __init__(
@@ -79,7 +79,8 @@ class CachedValue(Generic[T]):
         try:
             self._refresh()
         except Exception:
-            # Shown again after the lifetime, when the next request tries it again.
+            # The old value is returned until the lifetime is over; then the next request tries
+            # again.
             self._expires_at = self._clock() + self._lifetime
             log.exception("value not computed, the previous one is shown")
 

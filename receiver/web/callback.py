@@ -1,7 +1,7 @@
 """The callback endpoints. 200 is sent only after the callback is on disk; nothing is redirected.
 
 With a valid ticket every body is stored, even an unreadable one. Without a ticket a body may only
-name a task; what counts is then the provider's own answer about it.
+name a task; only the provider's own answer about that task counts.
 """
 
 import json
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 blueprint = Blueprint("callback", __name__)
 
-# Looking up the metric of a label costs more than counting.
+# Kept, because looking up the metric of a label costs more than counting.
 _callbacks, _callback_seconds = cache(CALLBACKS.labels), cache(CALLBACK_SECONDS.labels)
 
 _as_json = json.JSONEncoder(separators=(",", ":")).encode
@@ -68,7 +68,7 @@ def receive(ticket: str) -> Response:
         return _invalid_ticket()
     ref, provider = found
     if ref == CANARY:  # a call of ours that tests the public address; there is no such job
-        ledger = services().ledger_id  # so that a submit knows whether its job would be found
+        ledger = services().ledger_id  # shows a submit whether this service would know its job
         return _respond("canary", 200, ref=ref, size=len(_body()), ledger=ledger)
     try:
         body = _body()
@@ -80,32 +80,32 @@ def receive(ticket: str) -> Response:
     return _respond(answer.outcome, answer.status, **answer.content)
 
 
-class Answer(NamedTuple):
-    """What a callback is answered: an outcome to count, a status of HTTP, and the JSON."""
+class CallbackAnswer(NamedTuple):
+    """The answer to a callback: an outcome to count, an HTTP status, and the JSON."""
 
     outcome: str
     status: int
     content: dict[str, object]
 
 
-def store(services: Services, delivery: Delivery) -> Answer:
+def store(services: Services, delivery: Delivery) -> CallbackAnswer:
     """Store a callback and return the answer; after 200 or 400 it is on disk."""
     ref = delivery.ref
     try:
         decision = services.inbox.accept(delivery)
     except UnreadableError as error:
         log.warning("callback unreadable, body stored", ref=ref, error=str(error))
-        return Answer("unreadable", 400, {"ref": ref, "error": str(error)})
-    except Exception as error:  # noqa: BLE001 - whatever it is, the sender may try again
+        return CallbackAnswer("unreadable", 400, {"ref": ref, "error": str(error)})
+    except Exception as error:  # noqa: BLE001 - after any error the sender may try again
         return _unavailable(error)
-    # Progress comes every few seconds for every job, and a log of it hides the rest.
+    # Reports of progress come every few seconds for every job; in the log they would hide the rest.
     (log.debug if decision is Decision.PROGRESS else log.info)(
         "callback accepted", ref=ref, verdict=decision
     )
-    return Answer(decision, 200, {"ref": ref})
+    return CallbackAnswer(decision, 200, {"ref": ref})
 
 
-def _unavailable(error: Exception) -> Answer:
+def _unavailable(error: Exception) -> CallbackAnswer:
     """Return the answer to a callback that was not stored.
 
     The sender may repeat it; if it does not, the job is polled.
@@ -116,11 +116,11 @@ def _unavailable(error: Exception) -> Answer:
         error=str(error),
         exc_info=None if isinstance(error, ReceiverError) else error,
     )
-    return Answer("unavailable", 503, {"error": "this callback cannot be stored now"})
+    return CallbackAnswer("unavailable", 503, {"error": "this callback cannot be stored now"})
 
 
 @blueprint.post("/callback")
-@blueprint.post("/callback/")  # so is PUBLIC_URL/callback written by hand, too
+@blueprint.post("/callback/")  # as in a PUBLIC_URL/callback that is written by hand
 def receive_hint() -> Response:
     """Take the task id from a callback without a ticket; the provider is asked about the task."""
     if not services().clients.can_ask(Provider.GRSAI):
@@ -164,7 +164,7 @@ def _task_limiter() -> RateLimiter:
 
 @blueprint.before_request
 def _begin() -> Response | None:
-    """Record the arrival. Refuse a path with two slashes together, which werkzeug tidies up."""
+    """Record the arrival. Refuse a path with two slashes together, which werkzeug would correct."""
     g.arrived = time.perf_counter()
     return _invalid_ticket() if "//" in request.environ["PATH_INFO"] else None
 
@@ -187,7 +187,7 @@ def _read(ticket: str) -> tuple[str, Provider] | None:
     A ticket needs no percent escapes, so a path with escapes is not ours.
     """
     if "%" in request.environ.get("RAW_URI", "").partition("?")[0]:
-        ticket = ""  # still verified, so that the response takes as long
+        ticket = ""  # still verified, so that the response takes the same time
     try:
         return services().tickets.read(ticket)
     except TicketExpiredError:
@@ -201,17 +201,17 @@ def _read(ticket: str) -> tuple[str, Provider] | None:
 
 def _respond(outcome: str, status: int, **content: object) -> Response:
     """Count the outcome and return a JSON response."""
-    body = counted(Answer(outcome, status, content), g.get("arrived", time.perf_counter()))
+    body = counted(CallbackAnswer(outcome, status, content), g.get("arrived", time.perf_counter()))
     return Response(body, status, _headers(status))
 
 
 def _headers(status: int) -> list[tuple[str, str]]:
-    """Return the headers of an answer, but for its length and the id of its request."""
+    """Return the headers of an answer, except its length and the id of its request."""
     again = [("Retry-After", str(RETRY_AFTER))] if status == UNAVAILABLE else []
     return [("Content-Type", "application/json"), *again]
 
 
-def counted(answer: Answer, arrived: float) -> bytes:
+def counted(answer: CallbackAnswer, arrived: float) -> bytes:
     """Count an answer to a request that ``arrived`` then (monotonic seconds); return its body."""
     _callbacks(answer.outcome).inc()
     _callback_seconds(answer.outcome).observe(time.perf_counter() - arrived)
@@ -223,7 +223,7 @@ def _invalid_ticket() -> Response:
 
 
 def not_understood() -> Response:
-    """Return the response to a request that is wrong itself, such as its Host."""
+    """Return the response to a malformed request, such as one with a wrong Host."""
     return _respond("unreadable", 400, error="this request is not understood")
 
 
@@ -237,7 +237,7 @@ def _rate_limited() -> Response:
 
 @blueprint.app_errorhandler(NotFound)
 def _not_found(error: NotFound) -> Response | NotFound:
-    """Respond to a callback path that matches no route as to an invalid ticket."""
+    """Respond to a callback path that matches no route in the same way as to an invalid ticket."""
     is_callback = request.path.startswith("/callback/")
     return _invalid_ticket() if is_callback and _read("") is None else error
 
@@ -255,7 +255,7 @@ def _cut_short(error: HTTPException) -> Response:
 
 @blueprint.errorhandler(Exception)
 def _failed(error: Exception) -> Response:
-    """Respond to a callback that something unforeseen kept from being stored."""
+    """Respond to a callback that was not stored because of an unexpected error."""
     answer = _unavailable(error)
     return _respond(answer.outcome, answer.status, **answer.content)
 
@@ -271,9 +271,9 @@ def is_usual(request: bytes) -> bool:
 class DirectCallbacks:
     """WSGI middleware: usual callbacks in a worker's main loop, without Flask.
 
-    Most requests of this service are reports of GRSAI with a valid ticket, and Flask's contexts,
-    routes and response objects cost more than all that we do for one. Whatever is unusual goes to
-    Flask, whose decisions and answers are the same.
+    Most requests of this service are reports of GRSAI with a valid ticket. Flask's contexts, routes
+    and response objects cost more than all our own work for such a request. Any unusual request
+    goes to Flask, with the same decisions and answers.
     """
 
     def __init__(self, app: Flask) -> None:
@@ -283,8 +283,8 @@ class DirectCallbacks:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Handle a request, or give it to Flask."""
         arrived = time.perf_counter()
-        # A server may ignore it (RFC 9110, 7.8), and a report must not be lost for it: Flask finds
-        # no route for a websocket and would answer 400.
+        # The header is removed, as RFC 9110, 7.8 allows. Flask would find no route for a websocket
+        # and answer 400, and the report would be lost.
         environ.pop("HTTP_UPGRADE", None)
         if SUSPENDER.get() is None or (delivery := self._read(environ)) is None:
             return self._flask(environ, start_response)
@@ -306,7 +306,7 @@ class DirectCallbacks:
             return None
         try:
             ref, provider = services.tickets.read(environ["PATH_INFO"][len("/callback/") :])
-        except Exception:  # noqa: BLE001 - Flask meets it again, and answers it
+        except Exception:  # noqa: BLE001 - Flask gets the same error again, and answers it
             return None
         if provider is not Provider.GRSAI or ref == CANARY:
             return None

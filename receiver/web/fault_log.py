@@ -1,6 +1,6 @@
 """A thread of each web process that logs faults without being asked: no worker, a full disk.
 
-It asks only what needs no write: an idle service must not write to ledger and archive for this.
+It makes only checks that write nothing: an idle service must not write to ledger and archive.
 """
 
 import threading
@@ -13,7 +13,7 @@ from receiver.web.health_checks import Check, HealthChecks
 
 log = structlog.get_logger(__name__)
 
-# Seconds between two looks. With ``ALIVE_FOR`` a missing worker is logged within a minute.
+# Seconds between two checks. With ``ALIVE_FOR`` a missing worker is logged within a minute.
 EVERY = 10.0
 
 

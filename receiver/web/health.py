@@ -1,6 +1,6 @@
 """Health checks and metrics: /healthz, /readyz, /status and /metrics.
 
-Anybody may call them, so none of them waits for a remote part: see ``background``.
+They need no token, so none of them waits for a remote part: see ``background``.
 """
 
 from flask import Blueprint, Response, jsonify
@@ -16,8 +16,8 @@ from receiver.web.state import per_app, services
 
 blueprint = Blueprint("health", __name__)
 
-# Seconds the text of /metrics is kept. It takes milliseconds to make, a hundred times as long as to
-# answer a probe, so that many scrapers at once would slow callbacks down.
+# Seconds the text of /metrics is kept. Making it takes milliseconds, a hundred times as long as
+# answering a probe, so many scrapers at once would slow callbacks down.
 TEXT_LIFETIME = 0.1
 
 
@@ -40,12 +40,12 @@ def readyz() -> Response:
 def status() -> Response:
     """Return the state of every part: 200 if all are well, else 503.
 
-    Only who has ADMIN_TOKEN, or is logged in, sees more than which part is well.
+    Callers with ADMIN_TOKEN or a session see details; others see only which parts are well.
     """
     checks = health_checks().status()
     is_ok = all(check.ok for check in checks.values())
     try:
-        # Whether a session has ended is in the ledger, for which this must not wait.
+        # The ledger knows whether a session has ended, but this must not wait for the ledger.
         with_details = auth.has_bearer() or (checks["ledger"].ok and auth.is_logged_in())
     except (auth.TooManyGuessesError, LedgerError):
         with_details = False

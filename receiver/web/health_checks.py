@@ -17,7 +17,7 @@ from receiver.ledger.workers import ALIVE_FOR, NO_WORKER_REMEDY, WorkerSeen
 from receiver.model import timestamp
 from receiver.services import Services
 from receiver.telemetry.disk_space import DiskSpace
-from receiver.web.background import LIMIT, Answer, BackgroundValue, ask_all
+from receiver.web.background import LIMIT, BackgroundValue, LastAnswer, ask_all
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ LIFETIMES = {"ledger": 1.0, "archive": 10.0, "figures": 5.0, "disk": 5.0}
 WORK_WAITS, EVENTS_WAIT = 120.0, 1800.0
 # Seconds after which a file that waits for a download thread is starving.
 STARVES = 30.0
-# Everybody may read these texts: they say no more than who does not answer.
+# These texts are public: they only say which part does not answer.
 _NO_ANSWER = f"no answer within {LIMIT:.0f} s"
 _LEDGER_UNUSABLE = "the ledger cannot be used now; the log says why"
 
@@ -90,17 +90,17 @@ class HealthChecks:
         return self._checks(ask_all(self._questions))
 
     def known_faults(self) -> dict[str, Check]:
-        """Return the parts of which it is known that they are not well; waits for nothing."""
+        """Return the parts that are known not to be well, without waiting."""
         checks = self._checks([question.peek() for question in self._questions])
         return {name: check for name, check in checks.items() if check.is_fault}
 
     def read_faults(self) -> dict[str, Check]:
-        """Return the same of those parts that can be checked without writing anything."""
+        """Return the parts that are not well, of those that can be checked without a write."""
         figures, disk = self._figures.peek(), self._disk.peek()
         checks = {**self._of_figures(figures), "disk": _disk_check(disk, figures)}
         return {name: check for name, check in checks.items() if check.is_fault}
 
-    def _checks(self, answers: list[Answer[Any]]) -> dict[str, Check]:
+    def _checks(self, answers: list[LastAnswer[Any]]) -> dict[str, Check]:
         ledger, archive, figures, disk = answers
         return {
             "ledger": _ledger_check(ledger),
@@ -109,15 +109,15 @@ class HealthChecks:
             "disk": _disk_check(disk, figures),
         }
 
-    def _of_figures(self, answer: Answer[Figures]) -> dict[str, Check]:
-        judges = {
+    def _of_figures(self, answer: LastAnswer[Figures]) -> dict[str, Check]:
+        deciders = {
             "workers": _workers,
             "work": _work,
             "secrets": _secrets,
             "accounts": _accounts,
             "events": self._events,
         }
-        return {name: _check_of(answer, judge) for name, judge in judges.items()}
+        return {name: _check_of(answer, decide) for name, decide in deciders.items()}
 
     def _check_ledger(self) -> None:
         try:
@@ -171,7 +171,7 @@ def _question(name: str, ask: Callable[[], Any]) -> BackgroundValue[Any]:
     return BackgroundValue(name, ask, LIFETIMES[name])
 
 
-def _ledger_check(answer: Answer[None]) -> Check:
+def _ledger_check(answer: LastAnswer[None]) -> Check:
     """Return the state of the ledger; /readyz is public, so its text has no details."""
     check = _check_of(answer, lambda _: (True, "ok", {}))
     if check.ok:
@@ -181,16 +181,16 @@ def _ledger_check(answer: Answer[None]) -> Check:
 
 
 def _check_of(
-    answer: Answer[Any], judge: Callable[[Any], tuple[bool, str, dict[str, object]]]
+    answer: LastAnswer[Any], decide: Callable[[Any], tuple[bool, str, dict[str, object]]]
 ) -> Check:
-    """Return a check from an answer; ``judge`` returns from its value: well, text, figures."""
+    """Return a check from an answer; ``decide`` returns from its value: well, text, figures."""
     age = None if answer.age is None else _seconds(answer.age)
     if answer.late or answer.age is None:
         return Check(ok=False, age=age, detail=_NO_ANSWER)
     if answer.error is not None:
         known = isinstance(answer.error, ReceiverError)
         return Check(ok=False, age=age, detail=str(answer.error) if known else repr(answer.error))
-    ok, detail, figures = judge(answer.value)
+    ok, detail, figures = decide(answer.value)
     return Check(ok, age, detail, figures=figures)
 
 
@@ -207,7 +207,7 @@ def _work(figures: Figures) -> tuple[bool, str, dict[str, object]]:
 
 
 def _busiest(workers: list[WorkerSeen]) -> str:
-    """Return who holds most threads of each worker, for people."""
+    """Return in words which job or host holds most threads of each worker."""
     found = [worker.report.get("downloads") for worker in workers if worker.is_alive]
     texts = [
         f"; {one['most_held_by']} holds {one['most_held']} of {one['threads']} threads"
@@ -218,7 +218,7 @@ def _busiest(workers: list[WorkerSeen]) -> str:
 
 
 def _workers(figures: Figures) -> tuple[bool, str, dict[str, object]]:
-    """Return whether any worker was heard of lately."""
+    """Return whether any worker sent a heartbeat lately."""
     shown = [
         {
             "host": worker.host,
@@ -232,7 +232,7 @@ def _workers(figures: Figures) -> tuple[bool, str, dict[str, object]]:
         for worker in figures.workers
     ]
     ok = any(worker.is_alive for worker in figures.workers)
-    text = "ok" if ok else f"no worker was heard of for {ALIVE_FOR:.0f} s: {NO_WORKER_REMEDY}"
+    text = "ok" if ok else f"no worker sent a heartbeat for {ALIVE_FOR:.0f} s: {NO_WORKER_REMEDY}"
     return ok, text, {"workers": shown}
 
 
@@ -245,7 +245,7 @@ def _secrets(figures: Figures) -> tuple[bool, str, dict[str, object]]:
 
 
 def _accounts(figures: Figures) -> tuple[bool, str, dict[str, object]]:
-    """Return whether the genuine callbacks about our tasks are of the accounts that we expect."""
+    """Return whether the genuine callbacks about our tasks name the accounts that we expect."""
     shown = [
         {"provider": one.provider, "user_id": one.user_id, "at": timestamp(one.at)}
         for one in figures.mismatches
@@ -254,7 +254,7 @@ def _accounts(figures: Figures) -> tuple[bool, str, dict[str, object]]:
     return not shown, text, {"mismatches": shown}
 
 
-def _disk_check(answer: Answer[list[DiskSpace]], figures: Answer[Figures]) -> Check:
+def _disk_check(answer: LastAnswer[list[DiskSpace]], figures: LastAnswer[Figures]) -> Check:
     return _check_of(answer, lambda own: _disk(own, figures.value))
 
 

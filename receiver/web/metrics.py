@@ -30,7 +30,7 @@ def process_metrics() -> bytes:
 class LedgerMetrics:
     """Gauges that are read from the ledger, at most once in their lifetime.
 
-    One that the ledger does not answer now is left out: an old value would hide that.
+    A gauge that cannot be read now is left out: an old value would hide the failure.
     """
 
     def __init__(self, services: Services) -> None:
@@ -123,7 +123,7 @@ def _of_events(rows: list[DestinationStatus]) -> Iterable[GaugeMetricFamily]:
     )
     yield _labelled(
         "receiver_events_set_aside",
-        "Events whose delivery was given up, by destination.",
+        "Events whose delivery was set aside, by destination.",
         "destination",
         {row.destination: row.set_aside for row in rows},
     )
@@ -165,7 +165,7 @@ def _of_disks(disks: list[DiskSpace]) -> Iterable[GaugeMetricFamily]:
 def _of_workers(workers: list[WorkerSeen]) -> Iterable[GaugeMetricFamily]:
     yield GaugeMetricFamily(
         "receiver_workers",
-        "Workers of this ledger that were heard of lately.",
+        "Workers of this ledger that sent a heartbeat lately.",
         sum(worker.is_alive for worker in workers),
     )
 

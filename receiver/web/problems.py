@@ -6,7 +6,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from receiver.jobs.schemas import ProblemView
 from receiver.telemetry.printable import printable
 
-# Seconds after which a client may try again when the ledger or the archive is away.
+# Seconds after which a client may try again when the ledger or the archive is unavailable.
 RETRY_AFTER = 5
 
 

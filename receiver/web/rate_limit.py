@@ -1,7 +1,7 @@
 """The rate limiter for callbacks without a ticket and for wrong tokens.
 
-Libraries such as Flask-Limiter count per key; this one also bounds the sum over all sources, and
-the number of sources it remembers.
+Libraries such as Flask-Limiter count per key. This one also limits the sum over all sources, and
+the number of sources that it remembers.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address, ip_network
 from threading import Lock
 
-# Sources that are remembered. A forgotten one starts with a full bucket; the total still bounds it.
+# Sources that are remembered. A forgotten one starts with a full bucket; the total still limits it.
 MAX_SOURCES = 1000
 # The part of the total that one source may use.
 SHARE = 0.5

@@ -12,4 +12,4 @@ def request_id(given: str) -> str:
     """Return the id of a request: the one that came with it, or a new one."""
     if _GIVEN.fullmatch(given):
         return given
-    return f"{getrandbits(64):016x}"  # no secret; the system's random numbers cost a call
+    return f"{getrandbits(64):016x}"  # not a secret; random numbers of the system would cost a call

@@ -40,7 +40,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The credits left at a provider; None if it does not say, or could not be asked: ``error``."""
+    """The credits left at a provider; None if it does not tell, or because of ``error``."""
 
     provider: str
     credits: float | None
@@ -120,7 +120,7 @@ class ByZone(Generic[T]):
     def get(self, zone: tzinfo) -> T | None:
         """Return the value for a zone, None before the first; raise the error of the last try."""
         if len(self._values) >= MOST_ZONES and str(zone) not in self._values:
-            self._values.clear()  # readers are not in so many zones: they are computed again
+            self._values.clear()  # readers are in few zones: after this, values are computed again
         value = in_background(self._name, partial(self._compute, zone))
         return value_of(self._values.setdefault(str(zone), value))
 

@@ -51,7 +51,9 @@ def per_app(create: Callable[[], T]) -> Callable[[], T]:
     def get() -> T:
         extensions = current_app.extensions
         if name not in extensions:
-            extensions.setdefault(name, create())  # of two threads the first one's object is kept
+            extensions.setdefault(
+                name, create()
+            )  # if two threads make one, the first object is kept
         return cast("T", extensions[name])
 
     return get

@@ -2,7 +2,7 @@
 
 At most ``concurrency`` threads work for a work queue. A thread that ends its work claims the next
 due rows itself, for all threads that are free. Only as many rows are claimed as can be started at
-once, so no row waits while it is claimed. A work queue is looked at when it is notified, when its
+once, so no row waits while it is claimed. A work queue is checked when it is notified, when its
 next row is due, and every ``poll_interval`` seconds.
 """
 
@@ -30,8 +30,8 @@ POLL_INTERVAL, CLAIM_INTERVAL = 5.0, 2.0
 GRACE = 8.0
 # Seconds between the beginnings of two rounds. One that follows a pause is not delayed.
 _BETWEEN_ROUNDS = 0.02
-# Seconds between two looks at a work queue whose threads are all busy, if it can relieve them; and
-# at one with due rows of which it can claim none.
+# Seconds between two checks of a work queue whose threads are all busy, if it has ``relieve``; and
+# between two checks of one that has due rows but can claim none.
 AGAIN_INTERVAL = 1.0
 # Seconds until the next attempt after an error.
 _PAUSE = 1.0
@@ -100,8 +100,8 @@ class EmbeddedEngine:
             while not self._stopping:
                 began = time.monotonic()
                 names = listener.wait(self._round(work_queues, next_look))
-                # Threads that end one piece of work claim the next one themselves, so that under
-                # load a round for each of them would find little.
+                # Threads that end their work claim the next row themselves. Under load, a round for
+                # each of them would find little.
                 time.sleep(max(0.0, began + _BETWEEN_ROUNDS - time.monotonic()))
                 for queue in next_look:
                     if ALL in names or is_named(queue, names):
@@ -121,7 +121,7 @@ class EmbeddedEngine:
         return max(0.0, min(next_look.values()) - time.monotonic())
 
     def _look(self, queue: WorkQueue) -> float:
-        """Start due work of a queue; return the seconds until the next look at it."""
+        """Start due work of a queue; return the seconds until its next check."""
         try:
             return self._dispatch(queue)
         except LedgerError:
@@ -146,9 +146,9 @@ class EmbeddedEngine:
         self._start(queue, claims)
         if self._claim_first or len(claims) >= free:
             return self._poll_interval
-        # A queue that gave fewer rows than asked for has no more due: look again at once for when
-        # the next one is due. One that gave none may have due rows that wait for something else,
-        # as suspects for their turn: they hide when the next one is due.
+        # A queue that returned fewer rows than requested has no more due rows, so check at once
+        # when the next one is due. A queue that returned none may have due rows that must wait,
+        # such as suspects; then the time of the next due row is not known.
         return 0.0 if claims else min(AGAIN_INTERVAL, self._poll_interval)
 
     def _claim(self, queue: WorkQueue) -> list[Claimed[Any]]:
@@ -185,7 +185,7 @@ class EmbeddedEngine:
             self._start(queue, others)
             finished = self._leases.work(queue, mine)
             # Without claim_first the engine asks when the next row is due, which has changed. Its
-            # thread also waits for the end of work in a drain, and releases what was interrupted.
+            # thread also waits for running work during a drain, and releases interrupted work.
             if not self._claim_first or not finished or self._stopping:
                 self._notifier.notify(queue.name)
             claims = self._claim_next(queue)

@@ -18,7 +18,8 @@ class WorkQueue:
     """One kind of work: how it is claimed, how one claim is done, and by how many threads.
 
     ``next_due`` returns when the next row is due (seconds since the epoch) or None; ``claim``
-    claims at most so many rows. ``relieve`` is called now and then while no thread is free.
+    claims at most the given number of rows. ``relieve`` is called now and then while no thread is
+    free.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Engine(Protocol):
     """Runs the work queues until it is stopped."""
 
     def notify(self) -> None:
-        """Announce new work. Cheap, never blocks, may get lost: polling finds the work anyway."""
+        """Announce new work; cheap, never blocks. If it gets lost, polling finds the work."""
 
     def run(self, work_queues: Sequence[WorkQueue]) -> None:
         """Work until ``stop`` is called; then wait a while for running work, release the rest."""

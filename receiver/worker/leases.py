@@ -17,8 +17,8 @@ log = structlog.get_logger(__name__)
 RENEWALS = 3
 # Seconds until work is due again that failed because the ledger was unavailable.
 PAUSE = 2.0
-# From this attempt on such work waits until its lease ends and counts as a crash: if a row always
-# makes the ledger fail, it must end as a suspect.
+# From this attempt on such work waits until its lease ends and counts as a crash. So a row that
+# always makes the ledger fail becomes a suspect.
 MOST_ATTEMPTS = 5
 
 
@@ -70,7 +70,7 @@ class Leases:
         """Renew the leases if it is time, and release interrupted work.
 
         Raise LedgerError if that fails. Called before anything is claimed: after a sleep of the
-        machine this process must not take its own work for abandoned.
+        machine this process must not treat its own work as abandoned.
         """
         if interrupted := self._interrupted[:]:
             self._database_claims.release(interrupted, after=PAUSE)

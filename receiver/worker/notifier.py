@@ -1,6 +1,6 @@
 """Notifications between processes of one machine, through a named pipe in DATA_DIR.
 
-It is no error if no process listens.
+If no process listens, nothing happens.
 """
 
 import os
@@ -16,7 +16,8 @@ from receiver.data_dir import open_own
 
 # Names every work queue.
 ALL = "*"
-# Bytes that a pipe holds at most. It may be a single page of 4,096 bytes, if the user has many.
+# Bytes that a pipe holds at most. It may be a single page of 4,096 bytes if the user has many
+# pipes.
 _CAPACITY = 65536
 # Bytes of the longest message. A pipe that has no room for one contains more bytes than that.
 _LONGEST = 2048
@@ -58,7 +59,7 @@ class Notifier:
             message = "".join(f"{name}\n" for name in names).encode()
             os.write(self._pipe, message if len(message) <= _LONGEST else f"{ALL}\n".encode())
         except BlockingIOError:
-            pass  # the pipe is full: the worker has notifications enough
+            pass  # the pipe is full: the worker has enough notifications
         except OSError:
             self._close()  # no pipe or no listener: polling will find the work
 

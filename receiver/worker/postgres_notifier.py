@@ -37,7 +37,7 @@ class Watch(Protocol):
         """Run once on each new psycopg connection."""
 
     def check(self, connection: Any) -> bool:
-        """Run every ``CHECK`` seconds; return whether rows became due by that."""
+        """Run every ``CHECK`` seconds; return whether this made rows due."""
 
 
 class PostgresNotifier:
@@ -98,7 +98,9 @@ class PostgresNotifier:
             except (psycopg.Error, LedgerError) as error:
                 self.is_listening = False
                 log.warning("listening connection lost", error=str(error), retry_in=pause)
-            except Exception:  # this thread must survive a mistake of ours: it shows that we live
+            except (
+                Exception
+            ):  # this thread must survive a bug of ours: it shows that this worker is alive
                 log.exception("listening failed")
             if select.select([stopped], [], [], pause)[0]:
                 break
@@ -109,8 +111,8 @@ class PostgresNotifier:
         """Pass on notifications until the next check; return whether to stop."""
         until = time.monotonic() + CHECK
         while (left := until - time.monotonic()) > 0:
-            # First those that came during a statement: psycopg kept them, and the socket does not
-            # show them.
+            # Notifications that came during a statement are read first: psycopg has kept them, and
+            # the socket does not show them.
             for name in {notification.payload for notification in connection.notifies(timeout=0)}:
                 self.notify(name)
             if stopped in select.select([connection.fileno(), stopped], [], [], left)[0]:

@@ -1,8 +1,8 @@
 """The worker process.
 
 With SQLite there is one per DATA_DIR, and it takes over the claims of a dead predecessor. With
-PostgreSQL there may be any number; each has a place of its own in its DATA_DIR. The claims of a
-dead worker are taken over by the next worker in its place, or within seconds by any other.
+PostgreSQL there may be any number, and each has its own place in its DATA_DIR. The claims of a dead
+worker are taken over by the next worker in its place, or within seconds by any other.
 """
 
 import os
@@ -40,8 +40,8 @@ class WorkerProcess:
 
     ``queues`` returns the work queues for a scratch folder. ``number`` is this worker's number, or
     None if no other worker can be alive (SQLite). ``take_over`` ends the leases of the dead worker
-    with a number, or of all workers (None), and returns how many there were. ``living`` gives signs
-    of life while the work queues run.
+    with a number, or of all workers (None), and returns how many there were. ``heartbeat`` sends
+    heartbeats while the work queues run.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class WorkerProcess:
         check_archive: Callable[[], None],
         doubts: Doubts,
         rotation: Rotation | None,
-        living: AbstractContextManager[None],
+        heartbeat: AbstractContextManager[None],
     ) -> None:
         self._data_dir = data_dir
         self._engine = engine
@@ -67,7 +67,7 @@ class WorkerProcess:
         self._check_archive = check_archive
         self._doubts = doubts
         self._rotation = rotation
-        self._living = living
+        self._heartbeat = heartbeat
 
     def run(self) -> None:
         """Run the work queues until the engine is stopped."""
@@ -78,7 +78,7 @@ class WorkerProcess:
                     log.info("claims of a dead worker taken over", claims=found)
                 self._report_start()
                 with (
-                    self._living,
+                    self._heartbeat,
                     audit_periodically(self._audit),
                     try_periodically(self._doubts),
                     retire_periodically(self._rotation),
@@ -95,7 +95,7 @@ class WorkerProcess:
     def _report_start(self) -> None:
         """Log that the worker starts, and the fault of an unusable archive: its work waits.
 
-        An archive may hang for a minute. It delays neither signs of life, polls, nor a stop.
+        An archive may hang for a minute. It delays neither heartbeats, polls, nor a stop.
         """
         Thread(target=self._report_archive, name="check of the archive", daemon=True).start()
         number = {} if self._number is None else {"worker": self._number}
@@ -143,7 +143,9 @@ def _lock_file(path: Path) -> IO[bytes]:
 def _replace_number(lock_file: int, number: int) -> list[int]:
     """Write a worker's number into its lock file; return the number that was there, if any."""
     before = os.pread(lock_file, 20, 0)
-    with suppress(OSError):  # the disk is full; other workers will notice our death all the same
+    with suppress(
+        OSError
+    ):  # the disk is full; other workers notice the end of this one in any case
         os.ftruncate(lock_file, 0)
         os.write(lock_file, str(number).encode())
     return [int(before)] if before.isdigit() else []

@@ -19,7 +19,7 @@ from receiver.providers.registry import READERS
 from receiver.settings import Settings
 from submitter.batch.lines import BadLine, BatchLine, Defaults, read_lines
 from submitter.batch.output import Output, folder_problem
-from submitter.batch.progress_bar import BatchProgress, print_summary, say
+from submitter.batch.progress_bar import BatchProgressBar, print_summary, say
 from submitter.batch.report import STDOUT, is_input, open_report, write_report
 from submitter.batch.run import Batch
 from submitter.batch.source import BatchFile, opened
@@ -222,7 +222,7 @@ def _run(options: Options, settings: Settings) -> int:
             submitter.require_service()
             if options.waits and not submitter.has_worker():
                 say(NO_WORKER)
-            bar = BatchProgress(found.total if source.rereadable else None)
+            bar = BatchProgressBar(found.total if source.rereadable else None)
             output = options.output and Output(
                 Path(options.output), submitter.jobs, say, threads=OUTPUT_THREADS
             )
@@ -290,7 +290,9 @@ def _require(options: Options, settings: Settings, found: Validation) -> None:
         raise ConfigurationError(mistakes)
 
 
-def _submit_and_wait(batch: Batch, options: Options, bar: BatchProgress, source: BatchFile) -> int:
+def _submit_and_wait(
+    batch: Batch, options: Options, bar: BatchProgressBar, source: BatchFile
+) -> int:
     """Submit the lines and, if asked for, wait for the jobs; return the exit status."""
     try:
         with bar:

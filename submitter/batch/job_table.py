@@ -40,7 +40,7 @@ class JobTable:
             return len(self._resubmits) - 1
 
     def replace(self, row: int, ref: str, state: JobState) -> None:
-        """Replace the row's job by the one that was posted again for it."""
+        """Replace the row's job by the job that was posted in its place."""
         with self._lock:
             self._refs[row * _REF_BYTES : (row + 1) * _REF_BYTES] = ULID.from_str(ref).bytes
             self._states[row] = _STATES.index(state)

@@ -33,8 +33,8 @@ _BOM = b"\xef\xbb\xbf"
 class BatchLine:
     """One submit: ``request`` are the arguments of ``Submitter.submit`` by name, ``key`` its key.
 
-    ``has_own_key`` is True if the line has a column ``key``, False if the key is derived from what
-    the line asks for.
+    ``has_own_key`` is True if the line has a column ``key``, False if the key is derived from the
+    request.
     """
 
     number: int
@@ -161,7 +161,7 @@ def _transport(entry: Entry, defaults: Defaults) -> dict[str, Provider | Mode | 
 
 
 def _canonical(asked: Fields) -> bytes:
-    """Serialize what is asked for, equal for equal requests.
+    """Return a request as text; equal requests have equal texts.
 
     It contains neither how the result arrives nor our defaults.
     """
@@ -172,7 +172,7 @@ def _canonical(asked: Fields) -> bytes:
 
 
 def _derived_key(canonical: bytes, name: str, repeats: Counter[bytes]) -> str:
-    """Return a key made from what is asked for; identical lines are numbered, each is one job."""
+    """Return a key derived from a request; identical lines are numbered, so each is one job."""
     digest = hashlib.sha256(canonical)
     # Half a digest is unique enough, and a batch of a million lines holds all of them in memory.
     short = digest.digest()[:16]

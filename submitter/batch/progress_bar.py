@@ -28,7 +28,7 @@ _MOST_SHOWN = 20
 _SPEED_OVER = 300.0
 
 
-class BatchProgress:
+class BatchProgressBar:
     """The progress bar; a context manager. ``total`` is None until the number of lines is known."""
 
     def __init__(self, total: int | None) -> None:

@@ -111,7 +111,7 @@ class Batch:
         return job, resubmits
 
     def _add_existing(self, line: BatchLine, job: JobView, resubmits: int) -> None:
-        # A derived key says what was asked for, but not where the events go.
+        # A derived key covers the request, but not the webhook of the events.
         is_compared = line.has_own_key or line.request["webhook"]
         if is_compared and not self._submitter.is_same_request(job.ref, line.request):
             what = "something else" if line.has_own_key else OTHER_WEBHOOK
@@ -179,7 +179,7 @@ class Batch:
         self._show(self.table, len(self.bad))
 
     def _hand_over(self) -> None:
-        """Have the pictures saved of jobs that have ended since the last time."""
+        """Save the pictures of the jobs that have ended since the last call."""
         if self._output is None:
             return
         self._handed.extend(bytes(len(self.table) - len(self._handed)))

@@ -20,7 +20,7 @@ class Validation:
     total: int = 0
     bad: int = 0
     mistakes: list[str] = field(default_factory=list)  # those of the file as a whole
-    # By digest of the key: the first line that has it, and the digest of what that line asks for.
+    # By digest of the key: the first line that has it, and the digest of that line's request.
     keys: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
 
 

@@ -44,8 +44,8 @@ class Workers(Generic[T]):
         self._lock = threading.Lock()
         self._error: Exception | None = None
         self._running = count
-        # Not Thread.join: after a Ctrl-C that interrupts it, Python 3.11 believes that the thread
-        # has ended (bpo-45274).
+        # Thread.join is not used: after a Ctrl-C that interrupts it, Python 3.11 treats the thread
+        # as ended (bpo-45274).
         self._all_ended = threading.Event()
         for number in range(count):
             threading.Thread(target=self._work, name=f"batch-worker-{number}", daemon=True).start()

@@ -1,8 +1,8 @@
 """The sandbox: a stand-in for GRSAI on real sockets, with real pictures and faults on request.
 
-It is written from the description of the protocol and shares no code with the receiver, so that an
-error in reading the protocol is not made twice. ``Sandbox`` runs one; ``script.Script`` documents
-the faults that a job can ask for in its request field ``sandbox``.
+It is written from the description of the protocol and shares no code with the receiver. So a wrong
+reading of the protocol cannot be in both. ``Sandbox`` runs one; ``script.Script`` documents the
+faults that a job can ask for in its request field ``sandbox``.
 """
 
 from submitter.sandbox.server import Sandbox

@@ -17,8 +17,8 @@ from submitter.sandbox.fields import field_faults
 from submitter.sandbox.request import Kind, RefusedError, Reply, TaskRequest, read_request
 from submitter.sandbox.runner import Runner
 from submitter.sandbox.spelling import submit_answer
+from submitter.sandbox.stand_ins.routes import StandInRoutes, StandIns
 from submitter.sandbox.tasks import Task
-from submitter.sandbox.twins.routes import TwinRoutes, Twins
 
 _LEGACY = {
     "/v1/draw/completions": Kind.IMAGE,
@@ -62,7 +62,7 @@ def create_app(
     access: AccessRules,
     script: Mapping[str, Any],
     stopping: threading.Event,
-    twins: Twins,
+    stand_ins: StandIns,
 ) -> Flask:
     """Return the WSGI application; its environ must hold CONNECTION.
 
@@ -104,7 +104,7 @@ def create_app(
     _add_files(app, runner, stopping)
     _add_credits(app, runner, access)
     control.add_routes(app, runner)
-    TwinRoutes(runner, twins, script, access.accepts, stopping).add(app)
+    StandInRoutes(runner, stand_ins, script, access.accepts, stopping).add(app)
     return app
 
 
@@ -123,7 +123,7 @@ def _refused(error: RefusedError, *, newer: bool) -> ResponseReturnValue:
 
 
 def _not_accepted(task_request: TaskRequest) -> Response | None:
-    """Return the answer of a script by which the submit is neither accepted nor plainly refused."""
+    """Return the answer if the script neither accepts nor plainly refuses the submit, else None."""
     script = task_request.script
     if script.answer.mode == "redirect":
         return Response(status=302, headers={"Location": script.answer.to})

@@ -138,7 +138,7 @@ class CallbackSender:
 
 def _pauses(task: Task) -> tuple[float, ...]:
     """Return the seconds before each repetition of a report: the script's, or the provider's."""
-    callback, twin = task.request.script.callback, task.request.twin
-    if twin is None or "retries" in callback.model_fields_set:
+    callback, stand_in = task.request.script.callback, task.request.stand_in
+    if stand_in is None or "retries" in callback.model_fields_set:
         return (callback.pause,) * callback.retries
-    return twin.pauses
+    return stand_in.pauses

@@ -93,7 +93,7 @@ def sandbox(
             f"GRSAI_API_KEY={key}",
             f"FETCH_ALLOW={host_port}",
             "PUBLIC_URL=http://127.0.0.1:8787",
-            *(f"{name}={value}" for name, value in running.twins.environ(key).items()),
+            *(f"{name}={value}" for name, value in running.stand_ins.environ(key).items()),
         ):
             click.echo(f"export {line}")
         asked_to_stop.wait()

@@ -1,7 +1,7 @@
 """Which fields of a submit the vendor would ignore or reject, by API and family of models.
 
-Written from the vendor's pages and public clients, without a look at the receiver's own table, so
-that one misreading cannot be in both.
+It is written from the vendor's pages and public clients, and not from the receiver's own table. So
+a wrong reading cannot be in both.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 # Fields of every family; ``sandbox`` is ours.
 _DRAW = {"model", "prompt", "webHook", "shutProgress", "sandbox"}
 _NEWER = {"model", "prompt", "images", "aspectRatio", "replyType", "sandbox"}
-# Fields that some models have and without further documentation.
+# Fields that some models have and that have no further documentation.
 _EXTRAS = {"quality", "mask", "background", "duration", "resolution", "seed"}
 _MOST_IMAGES = 9  # of minimax-h3
 

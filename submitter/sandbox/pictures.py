@@ -30,7 +30,7 @@ _DIGEST = 32
 
 
 def default_size(seed: str, form: Format, width: int, height: int) -> int:
-    """Return the size in bytes, 0.1 to 8 MB, of a file for which no size was asked."""
+    """Return the size in bytes, 0.1 to 8 MB, of a file without a requested size."""
     share = hashlib.sha256(seed.encode()).digest()[0] / 255
     per_pixel = {"png": 1.0, "jpeg": 0.3, "webp": 0.2, "mp4": 2.0}[form]
     return int(min(_LARGEST, max(_SMALLEST, width * height * per_pixel * (0.6 + 0.8 * share))))

@@ -48,7 +48,7 @@ class RefusedError(Exception):
 
 
 class OtherProvider(Protocol):
-    """A stand-in for another provider, as tasks know it: ``Twin`` in ``twins``."""
+    """A stand-in for another provider, as tasks know it: ``StandIn`` in ``stand_ins``."""
 
     lifetime: ClassVar[float]  # of its URLs, in seconds
     pauses: ClassVar[tuple[float, ...]]  # seconds before each repetition of a callback
@@ -72,7 +72,7 @@ class TaskRequest:
     width: int
     height: int
     script: Script
-    twin: OtherProvider | None = None  # that it was posted to, in place of GRSAI
+    stand_in: OtherProvider | None = None  # the other provider that it was posted to; None: GRSAI
 
     @property
     def form(self) -> Format:
@@ -115,7 +115,7 @@ def read_request(kind: Kind | None, body: Any, script: Mapping[str, Any]) -> Tas
 
 
 def required_text(body: Mapping[str, Any], field: str) -> str:
-    """Return a text that must be there; raise RefusedError."""
+    """Return the text of a required field; raise RefusedError."""
     value = body.get(field)
     if not isinstance(value, str) or not value.strip():
         raise RefusedError(f"{field} is required")

@@ -1,8 +1,8 @@
 """The JSON of tasks, refusals and answers in both generations of GRSAI's API. No I/O.
 
-Legacy: submit and result answers are wrapped as ``{"code", "msg", "data"}``, a refusal is HTTP 200
-with a ``code`` other than 0, callbacks and stream events are the bare task object. Newer:
-everything is bare, a refusal is HTTP 400, and ``violation`` is a status.
+Legacy API: answers to submits and reads of results are wrapped as ``{"code", "msg", "data"}``. A
+refusal is HTTP 200 with a ``code`` other than 0. Callbacks and stream events are the bare task
+object. Newer API: everything is bare, a refusal is HTTP 400, and ``violation`` is a status.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The life of a task: it is accepted, runs for its delay, ends as its script says, is reported."""
+"""Runs tasks: each is accepted, runs for its delay, ends as its script says, and is reported."""
 
 import time
 from functools import partial
@@ -71,8 +71,8 @@ class Runner:
 
     def _report(self, task: Task, report: Report) -> tuple[str, bytes, dict[str, str]]:
         """Return the status that a report tells, its body and its headers."""
-        if task.request.twin:
-            return report.kind, *task.request.twin.callback(task, self.files, report.kind)
+        if task.request.stand_in:
+            return report.kind, *task.request.stand_in.callback(task, self.files, report.kind)
         body = responses.task_object(
             task, self.files, report.kind, report.progress, urls=_has_urls(task)
         )
@@ -89,7 +89,7 @@ class Runner:
                 for index in range(request.variants)
             ]
             task.status = "succeeded"
-            if request.twin:  # its URLs live from now on, whenever they are asked for
+            if request.stand_in:  # its URLs are valid from now on, whenever they are requested
                 for file in task.files:
                     self.files.url(file)
         task.finished_at = time.time()
@@ -119,6 +119,6 @@ def _result_file(request: TaskRequest, seed: str, index: int) -> ResultFile:
         request.height,
         request.file_size(seed),
         request.script.file,
-        request.script.result.refresh and request.twin is None,
-        request.twin.lifetime if request.twin else None,
+        request.script.result.refresh and request.stand_in is None,
+        request.stand_in.lifetime if request.stand_in else None,
     )

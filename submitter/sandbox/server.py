@@ -13,8 +13,8 @@ from submitter.sandbox.connection import Server
 from submitter.sandbox.files import Files
 from submitter.sandbox.runner import Runner
 from submitter.sandbox.script import LIFETIME, Script
+from submitter.sandbox.stand_ins.routes import StandIns
 from submitter.sandbox.tasks import Tasks
-from submitter.sandbox.twins.routes import Twins
 
 
 class Sandbox:
@@ -59,11 +59,11 @@ class Sandbox:
             keep_bytes,
             looks,
         )
-        self._studio = Runner(Tasks(keep_tasks), files, threads, callback_timeout)
-        self.twins = Twins.at((public_url or self.url).rstrip("/"))
+        self._runner = Runner(Tasks(keep_tasks), files, threads, callback_timeout)
+        self.stand_ins = StandIns.at((public_url or self.url).rstrip("/"))
         access = AccessRules(keys, unknown_models)
         self._server.start(
-            create_app(self._studio, access, dict(script or {}), self._stopping, self.twins)
+            create_app(self._runner, access, dict(script or {}), self._stopping, self.stand_ins)
         )
 
     def __enter__(self) -> Self:
@@ -85,25 +85,25 @@ class Sandbox:
             return
         self._stopping.set()
         self._server.cut()
-        self._studio.stop()
+        self._runner.stop()
         self._server.join()
         self._folder.cleanup()
 
     def tasks(self) -> list[dict[str, Any]]:
         """Return all tasks, oldest first, as GET /sandbox/tasks does."""
-        return control.all_tasks(self._studio)
+        return control.all_tasks(self._runner)
 
     def task(self, task_id: str) -> dict[str, Any]:
         """Return one task as GET /sandbox/tasks/<id> does; raise KeyError for an unknown id."""
-        return control.task_with_files(self._studio, task_id)
+        return control.task_with_files(self._runner, task_id)
 
     def signed(self, task_id: str) -> tuple[bytes, dict[str, str]]:
         """Return body and headers of the callback about a task of another provider than GRSAI."""
-        task = self._studio.tasks.get(task_id)
-        if task is None or task.request.twin is None:
+        task = self._runner.tasks.get(task_id)
+        if task is None or task.request.stand_in is None:
             raise KeyError(task_id)
-        return task.request.twin.callback(task, self._studio.files, "final")
+        return task.request.stand_in.callback(task, self._runner.files, "final")
 
     def stats(self) -> dict[str, int]:
         """Return the statistics as GET /sandbox/stats does."""
-        return control.stats_of(self._studio)
+        return control.stats_of(self._runner)

@@ -61,7 +61,7 @@ class Task:
     outgoing: deque[Report] = field(default_factory=deque)  # the first is being sent
     to_send: int = 0  # reports still to be sent
     reads: int = 0  # how many times the result was read
-    field_faults: list[str] = field(default_factory=list)  # what the vendor would not take
+    field_faults: list[str] = field(default_factory=list)  # what the vendor would ignore or reject
     finished: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -86,7 +86,7 @@ class Task:
             self.sent.append(sent)
 
     def report_done(self) -> None:
-        """Count one report less to send, whether it was delivered or given up."""
+        """Count one report less to send, delivered or not."""
         with self.lock:
             self.to_send -= 1
 

@@ -1,4 +1,4 @@
-"""The archive is away: its directory disappears like a mount, or its bucket is not there yet."""
+"""An unavailable archive: its directory disappears like a mount, or there is no bucket yet."""
 
 import socket
 import sqlite3
@@ -142,5 +142,5 @@ def test_a_worker_whose_bucket_hangs_at_the_start_gives_signs_of_life_and_stops(
         with running(WORKER, installation.environ, installation.folder) as worker:
             worker.says("worker started")
             with installation.services() as services:
-                until(services.workers.are_alive, what="a sign of life")
+                until(services.workers.are_alive, what="a heartbeat")
             assert worker.stop() == 0

@@ -92,7 +92,7 @@ def test_jobs_of_a_batch_killed_several_times_are_posted_once_and_all_end(
 
 
 def wait_for_posts(installation: Installation, count: int) -> None:
-    """Wait until the sandbox has accepted so many submits."""
+    """Wait until the sandbox has accepted this many submits."""
     sandbox = installation.sandbox
     until(lambda: sandbox.stats()["accepted"] >= count, within=300, what=f"{count} posts")
 
@@ -101,7 +101,7 @@ def test_killed_at_any_instant_a_job_is_posted_once_or_known_to_be_in_doubt(
     installation: Installation,
 ) -> None:
     """A kill may fall between a job's row and its POST; such a job is never posted again."""
-    dice = random.Random(20261122)  # noqa: S311 - no secret, but the same test every time
+    dice = random.Random(20261122)  # noqa: S311 - not a secret, and the same test every time
     count = 80
     lines = [a_line(f"{n}", script={"callback": "lost"}) for n in range(count)]
     batch_file(installation, lines)

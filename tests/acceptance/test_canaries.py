@@ -86,9 +86,13 @@ def ask(installation: Installation, findings: Findings, ticket: str, ref: str) -
         "late": b'{"id":"x","status":"running"}',
     }
     for kind, body in bodies.items():
-        for door, path in (("right", ticket), ("forged", forged), ("twice", f"{ticket}/{ticket}")):
+        for kind_of_ticket, path in (
+            ("right", ticket),
+            ("forged", forged),
+            ("twice", f"{ticket}/{ticket}"),
+        ):
             answer = requests.post(f"{installation.url}/callback/{path}", data=body, timeout=10)
-            findings.texts[f"POST {kind} to a {door} ticket"] = (
+            findings.texts[f"POST {kind} to a {kind_of_ticket} ticket"] = (
                 f"{dict(answer.headers)} {answer.text}"
             )
     answer = requests.post(f"{installation.url}/callback?ticket={ticket}", data=b"{}", timeout=10)

@@ -112,7 +112,7 @@ def test_a_reload_that_cannot_work_leaves_the_old_processes_alone(
         token.unlink()
         with callers(installation):
             service.process.send_signal(signal.SIGHUP)
-            service.says("reload given up")
+            service.says("reload failed")
             until(lambda: set(service.members()) == old, what="that only the old processes live")
 
 

@@ -1,4 +1,4 @@
-"""``receiver doctor`` as an operator runs it, and what the submitter makes of its verdict."""
+"""``receiver doctor`` as an operator runs it, and how the submitter uses its result."""
 
 import json
 

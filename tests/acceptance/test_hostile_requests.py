@@ -23,8 +23,8 @@ GOOD = b'{"id":"task-1","status":"running","progress":5}'
 
 
 @dataclass
-class Door:
-    """The real web side on a port of its own."""
+class WebServer:
+    """The real web processes on a port of their own."""
 
     service: Running
     services: Services
@@ -65,7 +65,7 @@ def status(answer: bytes) -> int:
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
     folder, port = tmp_path_factory.mktemp("hostile"), free_port()
     environ = {
         "DATA_DIR": str(folder / "data"),
@@ -80,7 +80,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
             running(GUNICORN, environ, folder) as service,
             closing(Services(Settings.load(environ))) as services,
         ):
-            found = Door(service, services, port)
+            found = WebServer(service, services, port)
             until(lambda: is_up(found), what="the web side")
             yield found
             assert found.post(f"/callback/{found.ticket()}", GOOD) == 200, (
@@ -91,9 +91,9 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
         os.umask(before)
 
 
-def is_up(door: Door) -> bool:
+def is_up(web_server: WebServer) -> bool:
     with suppress(OSError):
-        return status(door.send(b"GET /healthz HTTP/1.0\r\n\r\n")) == 200
+        return status(web_server.send(b"GET /healthz HTTP/1.0\r\n\r\n")) == 200
     return False
 
 
@@ -152,14 +152,16 @@ MALFORMED: dict[str, Callable[[str], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
-def test_what_breaks_the_rules_of_http_is_a_4xx_and_never_a_report(door: Door, kind: str) -> None:
-    ticket = door.ticket()
-    answered = status(door.send(MALFORMED[kind](ticket), shut=True))
+def test_what_breaks_the_rules_of_http_is_a_4xx_and_never_a_report(
+    web_server: WebServer, kind: str
+) -> None:
+    ticket = web_server.ticket()
+    answered = status(web_server.send(MALFORMED[kind](ticket), shut=True))
     # None if the server closed while data was still coming: the kernel drops the answer too.
     assert answered == 0 or 400 <= answered < 500, f"{kind}: {answered}"
-    kept = door.services.queries.deliveries(ticket.partition(".")[0])
+    kept = web_server.services.queries.deliveries(ticket.partition(".")[0])
     assert [row.verdict for row in kept] in ([], ["unreadable"])
-    assert "/callback/" not in door.service.output(), "a path may hold a ticket"
+    assert "/callback/" not in web_server.service.output(), "a path may hold a ticket"
 
 
 BODIES: dict[str, tuple[bytes, set[int]]] = {
@@ -207,33 +209,33 @@ BODIES: dict[str, tuple[bytes, set[int]]] = {
 
 @pytest.mark.parametrize("kind", BODIES)
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
-def test_no_body_makes_the_server_fail(door: Door, kind: str, *, chunked: bool) -> None:
+def test_no_body_makes_the_server_fail(web_server: WebServer, kind: str, *, chunked: bool) -> None:
     body, expected = BODIES[kind]
-    path = f"/callback/{door.ticket()}"
+    path = f"/callback/{web_server.ticket()}"
     if chunked:
         pieces = b"".join(
             b"%x\r\n%s\r\n" % (len(body[at : at + 7000]), body[at : at + 7000])
             for at in range(0, len(body), 7000)
         )
-        answered = door.post(path, pieces + b"0\r\n\r\n", "Transfer-Encoding: chunked")
+        answered = web_server.post(path, pieces + b"0\r\n\r\n", "Transfer-Encoding: chunked")
     else:
-        answered = door.post(path, body)
+        answered = web_server.post(path, body)
     assert answered in expected
 
 
-def test_too_large_a_body_is_refused_before_it_is_sent(door: Door) -> None:
+def test_too_large_a_body_is_refused_before_it_is_sent(web_server: WebServer) -> None:
     lines = [
-        f"POST /callback/{door.ticket()} HTTP/1.1",
+        f"POST /callback/{web_server.ticket()} HTTP/1.1",
         "Host: x",
         f"Content-Length: {LIMIT + 1}",
         "Connection: close",
         "",
         "",
     ]
-    assert status(door.send("\r\n".join(lines).encode())) == 413
+    assert status(web_server.send("\r\n".join(lines).encode())) == 413
 
 
-def test_a_forged_ticket_is_refused_before_its_body_is_sent(door: Door) -> None:
+def test_a_forged_ticket_is_refused_before_its_body_is_sent(web_server: WebServer) -> None:
     lines = [
         "POST /callback/forged HTTP/1.1",
         "Host: x",
@@ -242,33 +244,34 @@ def test_a_forged_ticket_is_refused_before_its_body_is_sent(door: Door) -> None:
         "",
         "",
     ]
-    assert status(door.send("\r\n".join(lines).encode())) == 404
+    assert status(web_server.send("\r\n".join(lines).encode())) == 404
 
 
-def test_what_came_of_a_body_that_broke_off_is_kept_as_evidence(door: Door) -> None:
-    ticket = door.ticket()
+def test_what_came_of_a_body_that_broke_off_is_kept_as_evidence(web_server: WebServer) -> None:
+    ticket = web_server.ticket()
     assert (
-        door.post(f"/callback/{ticket}", GOOD, f"Content-Length: {len(GOOD) + 5}", shut=True) == 400
+        web_server.post(f"/callback/{ticket}", GOOD, f"Content-Length: {len(GOOD) + 5}", shut=True)
+        == 400
     )
-    (kept,) = door.services.queries.deliveries(ticket.partition(".")[0])
+    (kept,) = web_server.services.queries.deliveries(ticket.partition(".")[0])
     assert (kept.body, kept.verdict) == (GOOD, "unreadable")
 
 
-def test_a_body_that_begins_a_second_request_is_not_taken_for_one(door: Door) -> None:
-    first = f"POST /callback/{door.ticket()} HTTP/1.1\r\nHost: x\r\nContent-Length: 2"
+def test_a_body_that_begins_a_second_request_is_not_taken_for_one(web_server: WebServer) -> None:
+    first = f"POST /callback/{web_server.ticket()} HTTP/1.1\r\nHost: x\r\nContent-Length: 2"
     smuggled = f"{first}\r\n\r\n{{}}".encode()
-    answer = door.send(
-        head(f"Content-Length: {len(smuggled)}", "Connection: close")(ticket := door.ticket())
+    answer = web_server.send(
+        head(f"Content-Length: {len(smuggled)}", "Connection: close")(ticket := web_server.ticket())
         + smuggled
     )
     assert answer.count(b"HTTP/1.1 ") == 1
-    (kept,) = door.services.queries.deliveries(ticket.partition(".")[0])
+    (kept,) = web_server.services.queries.deliveries(ticket.partition(".")[0])
     assert kept.body == smuggled
 
 
-def test_what_the_service_writes_is_its_owners_alone(door: Door) -> None:
-    assert status(door.send(b"GET /healthz HTTP/1.0\r\n\r\n")) == 200
-    data = door.services.settings.data_dir
+def test_what_the_service_writes_is_its_owners_alone(web_server: WebServer) -> None:
+    assert status(web_server.send(b"GET /healthz HTTP/1.0\r\n\r\n")) == 200
+    data = web_server.services.settings.data_dir
     readable = [str(path) for path in (data, *data.rglob("*")) if readable_by_others(path)]
     assert readable == []
 

@@ -86,7 +86,7 @@ def test_a_worker_on_a_machine_of_its_own_shows_health_and_metrics_at_a_port(
         for path in ("/healthz", "/readyz"):
             answer = requests.get(f"http://127.0.0.1:{port}{path}", timeout=10)
             assert (answer.status_code, answer.json()["ok"]) == (200, True), answer.text
-        # The port is there before the first sign of life.
+        # The port is there before the first heartbeat.
         until(
             lambda: requests.get(f"http://127.0.0.1:{port}/status", timeout=10).json()["ok"],
             what="that all is well",

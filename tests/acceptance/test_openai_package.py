@@ -169,7 +169,7 @@ def test_respond_async_is_answered_with_the_job(client: Any) -> None:
 def test_a_repetition_by_the_package_waits_for_the_job_that_was_paid_for(
     openai: Any, served: tuple[Installation, str], headers: dict[str, str]
 ) -> None:
-    """The package gives up after its timeout, hangs up, and sends the request again."""
+    """After its timeout the package closes the connection and sends the request again."""
     installation, token = served
     before = installation.sandbox.stats()["accepted"]
     client = openai.OpenAI(api_key=token, base_url=f"{installation.url}/v1", max_retries=4)

@@ -93,7 +93,7 @@ def test_the_doors_hold_over_real_sockets(installation: Installation) -> None:
             (b"POST /callback//" + ticket, whole, 404, b'"no such callback"'),
             (b"POST " + right + b"/", whole, 404, b'"no such callback"'),
             (b"POST " + right + b"%0A", whole, 404, b'"no such callback"'),
-            (b"POST " + right + b"\xff", whole, 400, b"Bad Request"),  # by gunicorn: it is no HTTP
+            (b"POST " + right + b"\xff", whole, 400, b"Bad Request"),  # by gunicorn: it is not HTTP
             (b"GET " + right, whole, 405, b"Method Not Allowed"),
             (
                 b"POST " + right,

@@ -23,7 +23,7 @@ from submitter.sandbox import Sandbox
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     with Sandbox(script={"delay": 0, "bytes": 20_000}, looks=1) as sandbox:
         installation = Installation(tmp_path_factory.mktemp("providers"), sandbox)
-        installation.environ |= sandbox.twins.environ("any")
+        installation.environ |= sandbox.stand_ins.environ("any")
         with installation.started():
             yield installation
 
@@ -37,7 +37,7 @@ def served(service: Installation, tmp_path: Path) -> Installation:
 def elsewhere(served: Installation, tmp_path: Path) -> dict[str, str]:
     """Return the environment of another machine: no ledger, no provider's key."""
     token = (served.data / "secrets" / "admin").read_text().strip()
-    keys = dict.fromkeys(served.sandbox.twins.environ(""), "")
+    keys = dict.fromkeys(served.sandbox.stand_ins.environ(""), "")
     more = {"GRSAI_API_KEY": "", "PUBLIC_URL": "", "DATA_DIR": str(tmp_path / "none")}
     return {**keys, **more, "RECEIVER_URL": served.url, "ADMIN_TOKEN": token}
 

@@ -217,7 +217,7 @@ def test_kill_9_under_load_loses_nothing_that_was_acknowledged_and_archives_ever
         with installation.started() as second:
             load.post(
                 [ref for ref in refs if ref not in acknowledged]
-            )  # a provider that does repeat them
+            )  # a provider that repeats them
             jobs = installation.wait(*refs)
             assert Counter(job.state for job in jobs) == {JobState.ARCHIVED: 60}
             assert services.totals.audit().ok

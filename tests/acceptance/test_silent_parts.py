@@ -14,8 +14,8 @@ from receiver.services import Services
 from receiver.settings import Settings
 
 PROBES = 40
-# Connections of the questions about the archive, however many probes there are: a question that
-# gives up is asked again, and may try twice.
+# Connections of the checks of the archive, however many probes there are: a check that times out is
+# repeated, and may try twice.
 FEW = 4
 PATHS = ("/healthz", "/readyz", "/status", "/metrics")
 

@@ -40,7 +40,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     folder: Path = tmp_path_factory.mktemp("spellings")
     with Sandbox(looks=1, script={"delay": 0.05, "strict": True, "bytes": 20_000}) as sandbox:
         installation = Installation(folder, sandbox)
-        # A report that is not understood must not be made good by a poll within the test.
+        # A poll within the test must not hide a report that is not understood.
         installation.environ |= {"POLL_AFTER": "3000", "POLL_INTERVAL": "0.2"}
         with installation.started():
             yield installation

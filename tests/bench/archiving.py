@@ -171,10 +171,8 @@ def archive(services: Services, url: str, amount: int) -> tuple[float, float]:
     return amount / (last_asset - started), amount / (last_job - started)
 
 
-def _one(services: Services, question: Select[Any]) -> float:
-    return float(
-        services.database.read(lambda connection: connection.execute(question).scalar_one())
-    )
+def _one(services: Services, query: Select[Any]) -> float:
+    return float(services.database.read(lambda connection: connection.execute(query).scalar_one()))
 
 
 def archiving_jobs(services: Services, url: str, amount: int) -> float:

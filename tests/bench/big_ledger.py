@@ -216,8 +216,8 @@ def _fill_postgresql(url: URL, shape: Shape) -> None:
         for portion in _portions(shape):
             for table, found in portion:
                 target = "words" if table == "job_words" else table
-                question = f"COPY {target} ({_COLUMNS[table]}) FROM STDIN"
-                with connection.cursor().copy(question.encode()) as copy:
+                query = f"COPY {target} ({_COLUMNS[table]}) FROM STDIN"
+                with connection.cursor().copy(query.encode()) as copy:
                     for row in found:
                         copy.write_row(row)
             connection.execute(_INDEX_WORDS)

@@ -170,9 +170,9 @@ def _growth(services: Services, size: Callable[[], float], jobs: int = 20_000) -
     return (size() - before) / jobs
 
 
-def _asked(services: Services, question: str) -> float:
+def _asked(services: Services, query: str) -> float:
     return float(
-        services.database.read(lambda connection: connection.execute(text(question)).scalar_one())
+        services.database.read(lambda connection: connection.execute(text(query)).scalar_one())
     )
 
 

@@ -1,7 +1,7 @@
 """A cheap file server: answers every GET with the same PNG picture of 1 MB, with sendfile.
 
-``python -m tests.bench.files PORT FILE [SECONDS]`` serves FILE until it is ended, so many seconds
-after each request.
+``python -m tests.bench.files PORT FILE [SECONDS]`` serves FILE, SECONDS after each request, until
+it is ended.
 """
 
 import random
@@ -36,7 +36,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-class Door(socketserver.BaseRequestHandler):
+class FileResponder(socketserver.BaseRequestHandler):
     """Answers one request on one connection."""
 
     request: socket.socket
@@ -68,7 +68,7 @@ class Server(socketserver.ThreadingTCPServer):
     request_queue_size = 128
 
     def __init__(self, port: int, path: Path, delay: float) -> None:
-        super().__init__(("127.0.0.1", port), Door)
+        super().__init__(("127.0.0.1", port), FileResponder)
         self.path = path
         self.delay = delay
         self.size = path.stat().st_size

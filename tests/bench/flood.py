@@ -127,7 +127,7 @@ def rate(seen: dict[str, object], expected: set[str]) -> float:
 
 
 def send(port: int, services: Services, amount: int) -> float:
-    """Send so many authentic callbacks at our pace; return the 99th percentile of their seconds."""
+    """Send authentic callbacks at our pace; return the 99th percentile of their seconds."""
     refs = waiting_jobs(services, amount)
     requests = [callback_request(services.tickets.sign(ref), ref) for ref in refs]
     latencies: list[float] = []

@@ -41,7 +41,7 @@ class Flooder:
                 break
             due = max(
                 due + self._pause, time.monotonic() - 1
-            )  # what could not be sent in time is not made up for later
+            )  # requests that could not be sent in time are left out
             try:
                 connection = self._ask(connection, self._requests[number % len(self._requests)])
             except OSError:  # the server hung up: after a 413 it does

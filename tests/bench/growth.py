@@ -151,7 +151,7 @@ def _by_turns(name: str, empty: Services, full: Services, amount: Amount) -> lis
 
 
 def rates(services: Services, each: int) -> tuple[float, float]:
-    """Store so many callbacks and claim their assets; return both rates a second."""
+    """Store these callbacks and claim their assets; return both rates per second."""
     refs = waiting_jobs(services, each)
     stored = _seconds(
         refs,

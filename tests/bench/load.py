@@ -19,7 +19,7 @@ _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
 class Connection:
-    """One keep-alive connection with at most one request under way."""
+    """One keep-alive connection with at most one request in progress."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), 30)
@@ -34,7 +34,7 @@ class Connection:
         self.socket.sendall(request)
 
     def receive(self) -> int | None:
-        """Take in what has come; return the status once the answer is whole."""
+        """Read what has come; return the status once the answer is complete."""
         piece = self.socket.recv(65536)
         if not piece:
             raise ConnectionError("the server hung up on a request")
@@ -58,7 +58,7 @@ class Load:
         self.acknowledged: list[int] = []
 
     def run(self, port: int, width: int) -> float:
-        """Drive so many connections until all is answered; return the seconds it took."""
+        """Use this many connections until every request is answered; return the seconds it took."""
         poll = select.epoll()
         busy = {
             connection.socket.fileno(): connection
@@ -95,7 +95,7 @@ class Load:
 
 
 def main() -> None:
-    """Read the arguments, send the load, print what was seen."""
+    """Read the arguments, send the load, and print the results."""
     port, file, size, width = (
         int(sys.argv[1]),
         Path(sys.argv[2]),

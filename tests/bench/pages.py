@@ -39,8 +39,8 @@ from tests.bench.big_ledger import Shape, make, shape_of
 TIMES = 5
 
 
-def questions(database: Database, shape: Shape) -> dict[str, Callable[[], object]]:
-    """Return what the pages ask."""
+def queries(database: Database, shape: Shape) -> dict[str, Callable[[], object]]:
+    """Return the queries of the pages."""
     job_list, pictures, totals = (
         JobListQueries(database),
         PictureQueries(database),
@@ -90,7 +90,7 @@ def questions(database: Database, shape: Shape) -> dict[str, Callable[[], object
 
 
 def main() -> None:
-    """Make the ledger, ask, print."""
+    """Make the ledger, run the queries, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=1_000_000)
     parser.add_argument("--ledger", type=Path, help="of SQLite; made if it is missing")
@@ -109,7 +109,7 @@ def main() -> None:
             Console(width=140).print(*walk.measure_ledger(url, shape, folder))
             return
         database = stack.enter_context(closing(open_database(url)))
-        for name, ask in questions(database, shape).items():
+        for name, ask in queries(database, shape).items():
             measure(name, ask, database if given.plans else None)
 
 
@@ -126,7 +126,7 @@ def made(url: str, jobs: int) -> Shape:
 
 
 def measure(name: str, ask: Callable[[], object], planned: Database | None) -> None:
-    """Ask a question some times and print how long it took; once more for its plans."""
+    """Ask a query some times and print how long it took; once more for its plans."""
     spans = []
     for _ in range(TIMES):
         began = time.perf_counter()
@@ -139,7 +139,7 @@ def measure(name: str, ask: Callable[[], object], planned: Database | None) -> N
 
 
 def plans(planned: Database, ask: Callable[[], object]) -> list[str]:
-    """Return the database's plan of every statement a question runs."""
+    """Return the database's plan of every statement a query runs."""
     found: list[str] = []
     explain, column = (
         ("EXPLAIN QUERY PLAN", 3) if isinstance(planned, SqliteDatabase) else ("EXPLAIN ANALYZE", 0)

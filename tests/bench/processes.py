@@ -141,8 +141,8 @@ def gunicorn(app: str, env: Mapping[str, str], log: Path) -> Iterator[Server]:
 
 def postmaster(services: Services) -> int:
     """Return the number of PostgreSQL's first process."""
-    question = text("SHOW data_directory")
-    folder = services.database.read(lambda connection: connection.execute(question).scalar_one())
+    query = text("SHOW data_directory")
+    folder = services.database.read(lambda connection: connection.execute(query).scalar_one())
     return int(Path(folder, "postmaster.pid").read_text().split()[0])
 
 

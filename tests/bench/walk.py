@@ -40,7 +40,7 @@ from tests.bench.processes import cpu_seconds, postmaster
 TIMES = 7
 _TOKEN = "0" * 32
 # Seconds that values computed in the background may take until pages have them.
-_PATIENCE = 120.0
+_LONGEST_WAIT = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ def walk(app: Flask, asked: list[str], server: int | None) -> Iterator[Span]:
 
 def _warm(client: FlaskClient, path: str) -> int:
     """Ask until the answer is the final one; return its size."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _LONGEST_WAIT
     while True:
         answer = _get(client, path)
         is_final = answer.status_code < 300 and b'class="busy on"' not in answer.data

@@ -51,7 +51,7 @@ LOADS = (
 
 
 def measure(folder: Path, amount: Amount) -> list[Line]:
-    """Archive so many pictures in each round with each number of processes."""
+    """Archive pictures in rounds with each number of processes."""
     with mortal_postgres() as server:
         return [
             line
@@ -109,7 +109,7 @@ def _used(pids: Sequence[int]) -> float:
 def _workers(
     services: Services, env: dict[str, str], folder: Path, processes: int, program: Sequence[str]
 ) -> Iterator[list[int]]:
-    """Run so many workers and give their process numbers; each counts once it holds its lock."""
+    """Run this many workers and give their process numbers; each counts once it holds its lock."""
     with ExitStack() as stack:
         pids = []
         for number in range(processes):
@@ -124,11 +124,11 @@ def _workers(
 
 
 def _registered(services: Services) -> int:
-    question = text(
+    query = text(
         "SELECT count(DISTINCT objid) FROM pg_locks"
         " WHERE locktype = 'advisory' AND classid::bigint = :locks"
     )
     values = {"locks": LOCKS}
     return int(
-        services.database.read(lambda connection: connection.execute(question, values).scalar_one())
+        services.database.read(lambda connection: connection.execute(query, values).scalar_one())
     )

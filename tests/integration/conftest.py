@@ -152,7 +152,7 @@ def archived_jobs(books: Books, store: Store) -> ArchivedJobs:
 
 @pytest.fixture
 def directory_jobs(books: Books, tmp_path: Path) -> ArchivedJobs:
-    """Have an archive in a directory: for what does not depend on the store."""
+    """Have an archive in a directory, for tests that do not depend on the store."""
     store = DirectoryStore(tmp_path / "archive")
     store.check()
     return ArchivedJobs(books, store)
@@ -218,7 +218,7 @@ def route(books: Books, tmp_path: Path) -> DirectRoute:
 
 @pytest.fixture
 def sqlite_route(sqlite_url: str, tmp_path: Path) -> Iterator[DirectRoute]:
-    """Return the direct route on SQLite alone, for what does not depend on the database."""
+    """Return the direct route on SQLite alone, for tests that do not depend on the database."""
     with opened(sqlite_url) as books:
         yield DirectRoute(books, tmp_path)
 

@@ -1,4 +1,4 @@
-"""Faults of the bucket: it is away, slow, refuses, stores wrong bytes, or its responses are lost.
+"""Faults of the bucket: unavailable, slow, refusing, with wrong bytes, or with lost responses.
 
 The asset waits and no attempt is counted. When the fault ends, there is exactly one object.
 """

@@ -23,7 +23,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]  # as above
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]  # as above
 from web_client import FAILED, RUNNING, SUCCEEDED, WebClient, web_client
 
-from receiver.ledger import deliveries, group_commit
+from receiver.ledger import deliveries, group_commit, sqlite
 from receiver.model import AssetState, JobState, new_ref
 
 LIMIT = 2000
@@ -272,7 +272,8 @@ def test_a_callback_that_cannot_be_stored_is_503_with_retry_after(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(group_commit, "WRITE_TIMEOUT", 0.2)
+    for module in (group_commit, sqlite):
+        monkeypatch.setattr(module, "WRITE_TIMEOUT", 0.2)
     with web_client(tmp_path / "data", environ) as web:
         ticket = web.ticket()
         mend = break_ledger(web)

@@ -23,7 +23,7 @@ def books(sqlite_url: str) -> Iterator[Books]:
 
 
 def set_machine(monkeypatch: pytest.MonkeyPatch, step: float) -> None:
-    """Set the machine's clock forward by so many seconds, or back."""
+    """Set the machine's clock forward by this many seconds, or back."""
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + step)
 

@@ -12,7 +12,7 @@ from web_client import FAILED, SUCCEEDED, WebClient
 from receiver.ledger.rows import StoredAsset
 from receiver.ledger.tables import assets, jobs
 from receiver.model import JobState
-from receiver.web.dashboard.question import zone_of
+from receiver.web.dashboard.job_filter import zone_of
 
 
 def test_every_page_has_strict_security_headers(

@@ -64,7 +64,7 @@ def simulate(now: float, takes: float, pick: Callable[[float, int], list[Work]])
     while True:
         picked = pick(now, THREADS - len(busy))
         alive = [work for work in picked if work.dies_at > now]
-        saved += alive  # a dead URL is answered 403 at once, and occupies no thread
+        saved += alive  # an expired URL is answered 403 at once, and occupies no thread
         for _ in alive:
             heapq.heappush(busy, now + takes)
         if picked and len(alive) < len(picked):

@@ -19,7 +19,7 @@ from receiver.archive.stores.s3 import S3Store
 from receiver.archive.stores.s3_transport import Limits
 from receiver.errors import StoreError
 from receiver.maintenance import checkpoint, deep_audit
-from receiver.maintenance.checkpoint import Checkpoint, Step
+from receiver.maintenance.checkpoint import Checkpoint, Pass
 from receiver.maintenance.deep_audit import DeepAudit, Interrupted
 from receiver.maintenance.rebuild import Rebuilder
 
@@ -62,7 +62,7 @@ def test_what_is_whole_is_found_whole_whatever_became_of_the_jobs(
         6,
         5,
         7,
-        Step.NAMES,
+        Pass.NAMES,
     )
 
 
@@ -316,13 +316,13 @@ def test_one_cut_connection_is_no_damage_and_an_object_that_never_comes_is_named
 def test_a_place_is_kept_and_found_again_whatever_was_found(tmp_path: Path) -> None:
     progress = Checkpoint(archive=URL)
     progress.record("A", ["unknown object: \ud800\n"], jobs=1, pictures=2)
-    progress.begin(Step.NAMES)
+    progress.begin(Pass.NAMES)
     progress.record("a\udc80b", [], names=3)
     checkpoint.save(tmp_path / "place.json", progress)
     again = checkpoint.load(tmp_path / "place.json", URL)
     assert again is not None
     assert (again.step, again.jobs, again.pictures, again.names, again.differences) == (
-        Step.NAMES,
+        Pass.NAMES,
         1,
         2,
         3,

@@ -256,5 +256,5 @@ def test_transactions_that_wait_for_a_lock_leave_the_threads_of_requests_free(
 
 
 def _locked_out(connection: Connection) -> int:
-    question = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    return int(connection.execute(text(question)).scalar_one())
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    return int(connection.execute(text(query)).scalar_one())

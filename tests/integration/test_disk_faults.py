@@ -53,7 +53,7 @@ def harness(
 
 
 @TROUBLES
-def test_the_asset_waits_uncounted_and_goes_home_when_the_disk_is_mended(
+def test_the_asset_waits_uncounted_and_is_archived_when_the_disk_is_mended(
     harness: ArchivingHarness, disk: SmallDisk, trouble: Trouble, message: str
 ) -> None:
     with scripted_source(answer(body=PNG)) as server:

@@ -1,4 +1,4 @@
-"""Who is sent first: thousands of webhooks that do not answer delay no others, nor do new ones."""
+"""The order of deliveries: thousands of dead webhooks, or new ones, do not delay the others."""
 
 import socket
 import threading
@@ -30,7 +30,7 @@ MANY = 7
 
 @pytest.fixture
 def silent_server() -> Iterator[socket.socket]:
-    """Listen at all addresses of this machine and never accept: who connects waits."""
+    """Listen at all addresses of this machine and never accept: every client waits."""
     with socket.create_server(("0.0.0.0", 0), backlog=128) as server:
         yield server
 
@@ -91,8 +91,8 @@ def expired(books: Books, webhook: str, task: str = "task-1") -> str:
 
 def running(books: Books) -> int:
     """Return how many deliveries are claimed."""
-    question = select(func.count()).where(sendings.c.claim.isnot(None))
-    return books.database.read(lambda connection: connection.execute(question).scalar_one())
+    query = select(func.count()).where(sendings.c.claim.isnot(None))
+    return books.database.read(lambda connection: connection.execute(query).scalar_one())
 
 
 def test_a_new_event_does_not_wait_for_the_retries_of_thousands_of_dead_hosts(

@@ -46,7 +46,7 @@ NO_END = Source(speed=2.0, size=3 * MB, at_once=3 * MB - 10_000)
 
 @dataclass
 class Simulation:
-    """A worker with so many threads, and the sources of its downloads."""
+    """A worker with ``threads`` threads, and the sources of its downloads."""
 
     books: Books
     threads: int
@@ -87,7 +87,7 @@ class Simulation:
             self.slow_jobs[ref] = SLOW
 
     def run(self, seconds: int) -> None:
-        """Let so many seconds pass."""
+        """Let this many seconds pass."""
         for _ in range(seconds):
             self._start()
             self.now += 1
@@ -213,8 +213,8 @@ def test_a_redirect_to_the_slow_host_hides_nothing(books: Books) -> None:
     simulation = Simulation(books, 16)
     simulation.sources["slow0.test"] = SLOW
     for number in range(16):
-        simulation.sources[f"door{number}.test"] = Source(redirects_to="slow0.test")
-        simulation.report(*(f"https://door{number}.test/{index}.png" for index in range(4)))
+        simulation.sources[f"redirect{number}.test"] = Source(redirects_to="slow0.test")
+        simulation.report(*(f"https://redirect{number}.test/{index}.png" for index in range(4)))
     simulation.run(20)
     honest, begun = simulation.report("https://files.test/1.png"), simulation.now
     simulation.run(20)

@@ -265,7 +265,7 @@ def test_on_a_full_disk_each_write_that_succeeded_is_stored(books: Books) -> Non
 
 
 def allow_pages(books: Books, more: int) -> None:
-    """Let the file grow by so many pages; then SQLite reports a full disk."""
+    """Let the file grow by this many pages; then SQLite reports a full disk."""
 
     def limit(connection: Connection) -> None:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()

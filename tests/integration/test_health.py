@@ -25,7 +25,7 @@ from receiver.web.state import attach
 
 @pytest.fixture(autouse=True)
 def worker(request: pytest.FixtureRequest) -> None:
-    """Have a worker of the ledger that was heard of just now."""
+    """Have a worker of the ledger that has just sent a heartbeat."""
     with opened(request.getfixturevalue("sqlite_url")) as books:
         Workers(books.database).begin(Worker(), alone=True)
 
@@ -200,7 +200,7 @@ def test_the_metrics_follow_the_conventions_of_prometheus(web: WebClient) -> Non
 # Workers, disk space, and what is logged about them.
 
 
-def test_a_worker_that_gives_no_sign_of_life_is_missed(
+def test_a_worker_that_sends_no_heartbeat_is_missed(
     web: WebClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_no_answer(monkeypatch)

@@ -252,7 +252,7 @@ def test_portions_of_the_index_follow_each_other_without_gap_or_overlap(
 
 
 def found_by_portions(books: Books, most: int, *, up: bool) -> list[str]:
-    """Return the jobs of foxes that the index finds, so many at a time."""
+    """Return the jobs of foxes that the index finds, ``most`` at a time."""
     found: list[str] = []
     low, high = "0" * 26, "7" + "Z" * 25
     for _ in range(20):

@@ -35,8 +35,8 @@ def counted(books: Books) -> set[Total]:
     """Count every job directly."""
     columns = (jobs.c.provider, jobs.c.model, jobs.c.state, jobs.c.reason)
     sums = (func.count(), func.sum(func.coalesce(jobs.c.requested, 1)))
-    question = select(*columns, *sums).group_by(*columns)
-    rows = books.database.read(lambda connection: connection.execute(question).all())
+    query = select(*columns, *sums).group_by(*columns)
+    rows = books.database.read(lambda connection: connection.execute(query).all())
     return {
         Total(provider, model, state, reason or "", number, int(pictures))
         for provider, model, state, reason, number, pictures in rows
@@ -48,8 +48,8 @@ def read(books: Books) -> set[Total]:
 
 
 def recorded(books: Books) -> int:
-    question = select(func.count()).select_from(changed_jobs)
-    return int(books.database.read(lambda connection: connection.execute(question).scalar_one()))
+    query = select(func.count()).select_from(changed_jobs)
+    return int(books.database.read(lambda connection: connection.execute(query).scalar_one()))
 
 
 def test_without_an_update_and_without_jobs_totals_are_right(

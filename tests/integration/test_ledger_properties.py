@@ -151,7 +151,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 1), REPORTS | DEEDS), max_size=14)
 
 
 def lives_in(books: Books, number: int) -> list[Life]:
-    """Empty the ledger and submit so many jobs."""
+    """Empty the ledger and submit ``number`` jobs."""
     books.database.write(
         lambda connection: [
             connection.execute(delete(table)) for table in reversed(metadata.sorted_tables)
@@ -198,7 +198,7 @@ def test_reports_that_come_again_change_nothing(
     results=st.integers(1, 3),
     order=st.permutations([*["claim", "finish"] * 3, "lease ends", "restart", "conclude"]),
 )
-def test_every_job_comes_home_whatever_happened_to_its_workers(
+def test_every_job_is_archived_whatever_happened_to_its_workers(
     books: Books, results: int, order: list[str]
 ) -> None:
     (life,) = lives_in(books, 1)

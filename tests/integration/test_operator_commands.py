@@ -11,7 +11,7 @@ from ledgers import Books, migrated_file, opened
 from receiver.cli import main
 from receiver.ledger.queries.job_list import JobListQueries
 
-# A search of one command reads so many jobs here.
+# Jobs that a search of one command reads here.
 WINDOW = 2
 
 

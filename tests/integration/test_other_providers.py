@@ -17,8 +17,8 @@ from waiting import until
 from receiver.archive.manifest import manifest_key
 from receiver.ledger import schema
 from receiver.model import JobState, Mode, Proof, Provider, Reason
-from submitter.sandbox.twins.fal import USER_ID
-from submitter.sandbox.twins.twin import FOREIGN_URL
+from submitter.sandbox.stand_ins.fal import USER_ID
+from submitter.sandbox.stand_ins.stand_in import FOREIGN_URL
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -62,7 +62,7 @@ def test_a_signed_callback_is_believed_and_nothing_is_asked(
     job = harness.finished(harness.submit(provider).ref)
     assert (job.state, job.provider) == (JobState.ARCHIVED, provider)
     assert harness.is_safe_once(job.ref)
-    assert harness.told(job.ref) == [("callback", BODY)]
+    assert harness.sources_and_proofs(job.ref) == [("callback", BODY)]
     assert harness.sandbox.task(job.provider_id or "")["results_asked"] == 0
 
 
@@ -70,7 +70,7 @@ def test_a_signed_callback_of_kie_is_read_back(harness: Harness) -> None:
     job = harness.finished(harness.submit(Provider.KIE).ref)
     assert job.state is JobState.ARCHIVED
     assert harness.is_safe_once(job.ref)
-    assert harness.told(job.ref) == [("callback", TASK), ("poll", BODY)]
+    assert harness.sources_and_proofs(job.ref) == [("callback", TASK), ("poll", BODY)]
 
 
 @pytest.mark.parametrize("provider", OTHERS)
@@ -81,7 +81,7 @@ def test_what_is_not_proved_is_read_back_and_nothing_foreign_is_archived(
     job = harness.finished(harness.submit(provider, signature=fault).ref)
     assert job.state is JobState.ARCHIVED
     assert harness.is_safe_once(job.ref)
-    callback = harness.told(job.ref)[0]
+    callback = harness.sources_and_proofs(job.ref)[0]
     covers_body = provider is not Provider.KIE
     proved = (
         {"none": TASK, "altered": NONE, "other_urls": NONE}
@@ -93,7 +93,7 @@ def test_what_is_not_proved_is_read_back_and_nothing_foreign_is_archived(
         }
     )
     assert callback == ("callback", proved.get(fault, NONE))
-    assert ("poll", BODY) in harness.told(job.ref)
+    assert ("poll", BODY) in harness.sources_and_proofs(job.ref)
     assert FOREIGN_URL not in {asset.url for asset in harness.assets(job.ref)}
 
 
@@ -123,7 +123,7 @@ def test_losses_and_duplicates_leave_each_result_archived_once(
 def test_a_job_that_is_polled_needs_no_callback(harness: Harness, provider: Provider) -> None:
     job = harness.finished(harness.post(provider, Mode.POLL, delay=0.2).ref)
     assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)
-    assert {source for source, _ in harness.told(job.ref)} == {"poll"}
+    assert {source for source, _ in harness.sources_and_proofs(job.ref)} == {"poll"}
 
 
 @pytest.mark.parametrize("provider", OTHERS)
@@ -166,7 +166,7 @@ def test_a_picture_that_makes_its_callback_too_large_comes_by_a_poll(harness: Ha
     inside = {"report": {"results": "data_url"}, "bytes": 1_500_000, "callback": {"retries": 0}}
     job = harness.finished(harness.submit(Provider.FAL, inside).ref)
     assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)
-    assert {source for source, _ in harness.told(job.ref)} == {"poll"}
+    assert {source for source, _ in harness.sources_and_proofs(job.ref)} == {"poll"}
 
 
 def test_a_picture_inside_the_report_that_is_too_large_can_be_archived_later(
@@ -216,7 +216,7 @@ def test_a_ticket_is_good_for_its_own_provider_and_job_only(
         if other != ticket:
             assert requests.post(root + other, data=b"{}", timeout=10).status_code == 404
     assert harness.finished(job.ref).state is JobState.ARCHIVED
-    assert "callback" not in {source for source, _ in harness.told(job.ref)}
+    assert "callback" not in {source for source, _ in harness.sources_and_proofs(job.ref)}
 
 
 @pytest.mark.parametrize("provider", SIGNING)
@@ -265,7 +265,7 @@ def test_a_job_is_posted_by_the_api(harness: Harness, provider: Provider) -> Non
     assert harness.finished(ref).state is JobState.ARCHIVED
     shown = requests.get(f"{url}/{ref}/deliveries", headers=token, timeout=10).json()
     told = [(one["source"], one["proof"]) for one in shown["deliveries"]]
-    assert told == harness.told(ref)
+    assert told == harness.sources_and_proofs(ref)
     with harness.services.store.open(manifest_key(ref)) as file:
         manifest = json.loads(file.read())
     assert [(one["source"], one["proof"]) for one in manifest["deliveries"]] == told

@@ -49,12 +49,10 @@ def deliver_all(outbox: Outbox, name: str = A, kinds: tuple[EventType, ...] = AL
 
 
 def states(books: Books, name: str = A) -> list[str]:
-    question = (
+    query = (
         select(sendings.c.state).where(sendings.c.destination == name).order_by(sendings.c.event)
     )
-    return list(
-        books.database.read(lambda connection: connection.execute(question).scalars().all())
-    )
+    return list(books.database.read(lambda connection: connection.execute(query).scalars().all()))
 
 
 # What a destination gets.
@@ -340,7 +338,7 @@ def test_a_destination_is_deleted_with_its_deliveries_and_no_other_is_affected(
     assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (
         None,
         [],
-    )  # of a worker that knows it still
+    )  # of a worker that still knows the claim
     with pytest.raises(ClaimLostError):
         outbox.mark_sent(claimed)
     outbox.register([A])

@@ -1,4 +1,4 @@
-"""An event is sent until its destination accepts it, or its time is over; others do not wait."""
+"""An event is sent until its destination accepts it or three days pass; others do not wait."""
 
 import threading
 from contextlib import ExitStack
@@ -119,7 +119,7 @@ class UnreliableTransport:
         return "200"
 
 
-# Who is slow.
+# Slow destinations.
 
 
 def test_a_slow_destination_delays_neither_another_nor_the_archiving(

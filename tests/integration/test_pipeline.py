@@ -59,7 +59,7 @@ class TroubledStore(DirectoryStore):
 
 
 class FlickeringDatabase:
-    """A database that is away for one write, the next one after ``away`` was set."""
+    """A database that is unavailable for one write, the next one after ``away`` was set."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -116,7 +116,7 @@ def harness_per_store(
         yield ArchivingHarness(books, store, tmp_path, sandbox)
 
 
-# The archive is away
+# The archive is unavailable
 
 
 @pytest.fixture(params=["directory", "bucket"])
@@ -145,7 +145,7 @@ def test_while_the_archive_is_away_its_assets_wait_and_the_source_is_spared(
         assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
         assert re.search("archive|bucket", waiting.error)
         assert 0.75 <= (due(waiting) - books.clock.now) / STORE_RETRY_DELAY <= 1.25
-        assert harness.file(task_id)["gets"] == 1  # fetched once, then only the archive was asked
+        assert harness.file(task_id)["gets"] == 1  # fetched once; then only the archive was tried
         books.clock.now = due(waiting)
     mend()
     archived = harness.attempt()
@@ -303,7 +303,7 @@ def test_a_ledger_away_at_the_finish_is_no_attempt_that_failed(
     store.after = lambda: setattr(database, "away", True)
     books.clock.advance(
         LIFETIME + 1
-    )  # the last chance: giving up now would lose what is already in the archive
+    )  # the last attempt: ending the asset now would lose the object that is already in the archive
     with pytest.raises(LedgerError):
         harness.attempt()
     assert books.pending(ref) == [0]

@@ -90,7 +90,7 @@ def test_an_answer_from_the_provider_resets_the_crashes_of_a_job(
     books = crash_harness.books
     ref = books.waiting()
     crash_workers(books, ref, SUSPICIOUS_CRASHES)
-    crash_harness.reconcile_suspects()  # the provider is away, which is an answer too
+    crash_harness.reconcile_suspects()  # the provider is unavailable, which is a result too
     assert books.job(ref).crashes == 0
 
 

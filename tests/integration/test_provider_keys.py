@@ -1,4 +1,4 @@
-"""The keys that verify callbacks: fetched, kept, rotated, away; and the account that is learnt."""
+"""The keys that verify callbacks: fetched, kept, rotated, unavailable; and the learnt account."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +21,8 @@ from receiver.providers.dialect import Account
 from receiver.providers.fal.dialect import Fal
 from receiver.providers.keyring import LIFETIME, PAUSE, Keyring
 from submitter.cli.credits import _credits as left_at
-from submitter.sandbox.twins.fal import USER_ID
-from submitter.sandbox.twins.twin import FOREIGN_URL
+from submitter.sandbox.stand_ins.fal import USER_ID
+from submitter.sandbox.stand_ins.stand_in import FOREIGN_URL
 
 FIRST, SECOND = public_key(FAL_KEY), public_key(OTHER_FAL_KEY)
 
@@ -137,7 +137,7 @@ def first_proof(harness: Harness, **script: object) -> str | None:
     # The answer to the submit comes first: our account is learnt from the id in it.
     job = harness.finished(harness.submit(Provider.FAL, {"delay": 0.5, **script}).ref)
     assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)
-    return harness.told(job.ref)[0][1]
+    return harness.sources_and_proofs(job.ref)[0][1]
 
 
 def test_our_account_at_fal_is_learnt_from_the_first_task_and_pinned(harness: Harness) -> None:
@@ -159,11 +159,11 @@ def test_another_account_is_learnt_when_the_key_changes(harness: Harness) -> Non
     assert first_proof(harness) == Proof.BODY
     harness.restart(FAL_KEY="a-key-of-another-account")
     assert first_proof(harness) == Proof.TASK  # a task of the key before, for all we know
-    harness.sandbox.twins.fal.user_id = "another-account"
+    harness.sandbox.stand_ins.fal.user_id = "another-account"
     assert first_proof(harness) == Proof.BODY
     assert first_proof(harness, signature="foreign") == Proof.NONE
     harness.restart(FAL_KEY="any")  # back, and what was learnt for this key is still known
-    harness.sandbox.twins.fal.user_id = USER_ID
+    harness.sandbox.stand_ins.fal.user_id = USER_ID
     assert first_proof(harness) == Proof.BODY
 
 
@@ -204,25 +204,25 @@ def test_fal_s_public_keys_away_keep_no_callback_out(harness: Harness) -> None:
 
 
 def test_an_account_is_never_learnt_from_a_task_that_a_callback_named(harness: Harness) -> None:
-    """A thief of a ticket, and customer of fal, has its own genuine messages sent to it."""
+    """A customer of fal with a stolen ticket can have genuine messages sent to our callback."""
     job = harness.submit(Provider.FAL, answer="lost", callback="lost")
     theirs = "a-request-of-the-thief"
     sender = Sender(Provider.FAL, int(harness.services.now()), "the-thief")
     signed = sender.signed(body_of(Provider.FAL, theirs, (FOREIGN_URL,)), theirs)
-    harness.sandbox.twins.fal._keys.append(sender.fal_key)  # as fal signs for everybody
+    harness.sandbox.stand_ins.fal._keys.append(sender.fal_key)  # as fal signs for everybody
     ticket, _ = harness.services.tickets.issue(job.ref, Provider.FAL)
     url = f"{harness.services.settings.public_url}/callback/{ticket}"
     for _ in range(3):
         answer = requests.post(url, data=signed.body, headers=signed.headers, timeout=10)
         assert answer.status_code == 200
         harness.work()
-    assert {proof for _, proof in harness.told(job.ref)} == {Proof.TASK}
+    assert {proof for _, proof in harness.sources_and_proofs(job.ref)} == {Proof.TASK}
     assert harness.assets(job.ref) == []
-    harness.sandbox.twins.fal._keys.pop()
+    harness.sandbox.stand_ins.fal._keys.pop()
     assert first_proof(harness) == Proof.BODY
-    harness.sandbox.twins.fal._keys.append(sender.fal_key)
+    harness.sandbox.stand_ins.fal._keys.append(sender.fal_key)
     assert requests.post(url, data=signed.body, headers=signed.headers, timeout=10).ok
-    assert harness.told(job.ref)[-1][1] == Proof.NONE
+    assert harness.sources_and_proofs(job.ref)[-1][1] == Proof.NONE
     assert harness.services.proofs.mismatches() == []  # it was not about a task of ours
 
 
@@ -235,24 +235,24 @@ def test_a_bug_of_ours_in_verifying_keeps_no_callback_out(
     monkeypatch.setattr(Bfl, "verify", fail)
     job = harness.finished(harness.submit(Provider.BFL).ref)
     assert (job.state, harness.is_safe_once(job.ref)) == (JobState.ARCHIVED, True)
-    assert harness.told(job.ref) == [("callback", Proof.NONE), ("poll", Proof.BODY)]
+    assert harness.sources_and_proofs(job.ref) == [("callback", Proof.NONE), ("poll", Proof.BODY)]
 
 
 def test_replicate_s_secret_may_be_given_and_rotated(harness: Harness) -> None:
-    secret = harness.sandbox.twins.replicate.secret
+    secret = harness.sandbox.stand_ins.replicate.secret
     harness.restart(REPLICATE_WEBHOOK_SECRET=f"whsec_b2xkIHNlY3JldCBvZiBvdXJz,{secret}")
     job = harness.finished(harness.submit(Provider.REPLICATE).ref)
-    assert harness.told(job.ref) == [("callback", Proof.BODY)]
+    assert harness.sources_and_proofs(job.ref) == [("callback", Proof.BODY)]
     harness.restart(REPLICATE_WEBHOOK_SECRET="whsec_b2xkIHNlY3JldCBvZiBvdXJz")
     job = harness.finished(harness.submit(Provider.REPLICATE).ref)
-    assert harness.told(job.ref)[0] == ("callback", Proof.NONE)
+    assert harness.sources_and_proofs(job.ref)[0] == ("callback", Proof.NONE)
     assert harness.is_safe_once(job.ref)
 
 
 def test_confirm_always_reads_back_what_is_proved_too(harness: Harness) -> None:
     harness.restart(CONFIRM="always")
     job = harness.finished(harness.submit(Provider.BFL).ref)
-    assert harness.told(job.ref) == [("callback", Proof.BODY), ("poll", Proof.BODY)]
+    assert harness.sources_and_proofs(job.ref) == [("callback", Proof.BODY), ("poll", Proof.BODY)]
 
 
 def test_a_rotated_callback_secret_still_verifies_bfl_s_callbacks(tmp_path: Path) -> None:
@@ -262,10 +262,10 @@ def test_a_rotated_callback_secret_still_verifies_bfl_s_callbacks(tmp_path: Path
         job = harness.submit(Provider.BFL, callback={"retries": 20, "pause": 0.2})
         harness.restart(CALLBACK_SECRETS=f"{new},{old}")
         job = harness.finished(job.ref)
-        assert harness.told(job.ref)[0] == ("callback", Proof.BODY)
+        assert harness.sources_and_proofs(job.ref)[0] == ("callback", Proof.BODY)
 
 
-def test_after_five_minutes_down_every_picture_of_bfl_comes_home_by_polling(
+def test_after_five_minutes_down_every_picture_of_bfl_is_archived_by_polling(
     harness: Harness,
 ) -> None:
     """BFL repeats a callback for 36 s, and its URLs live for ten minutes."""
@@ -286,7 +286,7 @@ def test_after_five_minutes_down_every_picture_of_bfl_comes_home_by_polling(
         harness.work()
         job = harness.finished(ref)
         assert (job.state, harness.is_safe_once(ref)) == (JobState.ARCHIVED, True)
-        assert harness.told(ref) == [("poll", Proof.BODY)]
+        assert harness.sources_and_proofs(ref) == [("poll", Proof.BODY)]
 
 
 def test_the_doctor_tries_each_key_and_credits_asks_each_provider(harness: Harness) -> None:

@@ -129,10 +129,10 @@ def test_when_a_later_file_is_archived_the_bad_one_is_removed(harness: Archiving
         ([broken_off(PNG[:99]), broken_off(HALF), GONE], HALF, AssetState.PENDING),
         ([sent(OTHER_HALF), broken_off(PNG[:99])], OTHER_HALF, AssetState.PENDING),
         ([broken_off(HALF), sent(OTHER_HALF)], OTHER_HALF, AssetState.PENDING),
-        # Even of a whole picture the server says that more should come.
+        # Also for a whole picture, if the server announces more bytes.
         ([broken_off(PNG)] * 2, PNG, AssetState.PENDING),
         ([broken_off(HALF), sent(PNG)], None, AssetState.ARCHIVED),
-        # These are no files.
+        # These are not files.
         ([GONE], None, AssetState.PENDING),
         ([broken_off(b"")], None, AssetState.PENDING),
         ([broken_off(PAGE)], PAGE, AssetState.PENDING),

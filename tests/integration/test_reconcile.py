@@ -1,4 +1,4 @@
-"""No silent job: lost callbacks, odd answers, dead providers and dying URLs."""
+"""No silent job: lost callbacks, odd answers, dead providers and URLs that expire."""
 
 import json
 from itertools import pairwise
@@ -16,7 +16,7 @@ from receiver.model import Api, AssetState, JobState, Mode, Reason, Source
 
 
 def pauses(looks: list[Job], begin: float) -> list[float]:
-    """Return the seconds from look to look of a job, as its row said after each."""
+    """Return the seconds between the polls of a job, as its row said after each."""
     dues = [begin, *(job.due_at for job in looks if job.due_at is not None)]
     return [later - earlier for earlier, later in pairwise(dues)]
 
@@ -181,7 +181,7 @@ def test_a_failure_found_by_a_poll_is_the_job_s_end(
     assert (job.state, job.reason) == (JobState.FAILED, reason)
 
 
-# Polled, and heard of meanwhile
+# Polled, and a report came meanwhile
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -228,7 +228,7 @@ def test_a_callback_that_comes_while_the_provider_cannot_be_asked_decides(
     assert harness.reconcile(ref).state is JobState.FAILED
 
 
-# Results whose URLs die
+# Results whose URLs expire
 
 
 def test_a_job_near_the_end_of_its_urls_is_announced_once_in_a_round_and_fresh_urls_are_asked_for(
@@ -295,7 +295,7 @@ def test_a_url_that_was_dead_from_the_start_is_replaced_and_its_picture_archived
     assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
 
 
-# A job whose callback is lost goes home all the same
+# A job whose callback is lost is archived nevertheless
 
 
 @pytest.mark.parametrize("api", [Api.DRAW, Api.NEWER])

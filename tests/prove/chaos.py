@@ -92,7 +92,7 @@ class Chaos:
                 try:
                     stack.enter_context(self._connection())
                 except psycopg.OperationalError:
-                    time.sleep(0.05)  # there is none left; the service may have returned one
+                    time.sleep(0.05)  # no connection is left; the service may have returned one
 
     def kill_worker(self) -> None:
         """Kill the worker."""

@@ -242,8 +242,8 @@ class Environment:
         return False
 
     def _has_all_events(self, services: Services) -> bool:
-        question = select(func.count()).select_from(events)
-        written = services.database.read(lambda connection: connection.scalar(question))
+        query = select(func.count()).select_from(events)
+        written = services.database.read(lambda connection: connection.scalar(query))
         return len({received.id for received in self.events.received}) >= (written or 0)
 
     def evidence(self) -> Evidence:

@@ -93,9 +93,9 @@ def gather(
 
 def _rows(services: Services, table: Table, names: set[str] | None = None) -> list[Row]:
     columns = [column for column in table.columns if names is None or column.name in names]
-    question = select(*columns).order_by(*table.primary_key.columns)
+    query = select(*columns).order_by(*table.primary_key.columns)
     return services.database.read(
-        lambda connection: [dict(row) for row in connection.execute(question).mappings()]
+        lambda connection: [dict(row) for row in connection.execute(query).mappings()]
     )
 
 

@@ -54,7 +54,7 @@ class Customer:
         self.cut: list[str] = []
 
     def order(self, prompt: str, script: dict[str, Any], variants: int = 1) -> None:
-        """Order one job; raise AssertionError if there is no answer for a minute."""
+        """Order one job; raise AssertionError if there is no answer within a minute."""
         order = {
             "prompt": prompt,
             "variants": variants,
@@ -167,9 +167,9 @@ class Strangers:
         """Read a job's result as the provider would report it."""
         return self._ask("/v1/draw/result", {"id": task})
 
-    def _ask(self, path: str, question: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         answer = requests.post(
-            self._url + path, json=question, headers={"Authorization": f"Bearer {KEY}"}, timeout=15
+            self._url + path, json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=15
         )
         found: dict[str, Any] = answer.json()["data"]
         return found

@@ -10,7 +10,7 @@ from tests.prove.faults import FAULTS
 from tests.prove.round import Outcome
 from tests.prove.setups import SETUPS, Setup
 
-# After so many crashes come the faults that are orders only, so that a short run has both.
+# After this many crashes come the faults that are orders only, so that a short run has both.
 _FIRST = 8
 
 

@@ -35,7 +35,7 @@ class Broken:
 
 
 def examine(evidence: Evidence) -> list[Broken]:
-    """Hold every promise against the evidence; an empty list means that all were kept."""
+    """Check every promise with the evidence; an empty list means that all were kept."""
     return [found for check in CHECKS for found in check(evidence)]
 
 
@@ -152,7 +152,7 @@ def scripted_end(task: Row) -> tuple[str, str | None]:
     return "archived", None
 
 
-def the_books_agree(evidence: Evidence) -> Iterator[Broken]:
+def the_ledger_agrees(evidence: Evidence) -> Iterator[Broken]:
     """Check the service's own audit: submitted = archived + failed + expired + in flight."""
     for invariant, refs in evidence.broken_invariants.items():
         yield Broken(
@@ -266,7 +266,7 @@ def paid_once(evidence: Evidence) -> Iterator[Broken]:
             yield Broken(PAID_ONCE, ref, f"stands for {times} jobs of the provider", is_twice=True)
 
 
-def told_once(evidence: Evidence) -> Iterator[Broken]:
+def announced_once(evidence: Evidence) -> Iterator[Broken]:
     """See that each end was announced by one event, and by the right one."""
     counted = Counter((row["ref"], row["idx"], row["type"]) for row in evidence.events)
     wanted = Counter(
@@ -287,7 +287,7 @@ def told_once(evidence: Evidence) -> Iterator[Broken]:
 
 
 def back_in_time(evidence: Evidence) -> Iterator[Broken]:
-    """Hold the recoveries against the time they may take."""
+    """Compare the recoveries with the time they may take."""
     for one in evidence.recoveries:
         if one.seconds > one.allowed:
             yield Broken(
@@ -308,13 +308,13 @@ CHECKS: tuple[Callable[[Evidence], Iterable[Broken]], ...] = (
     kept_in_order,
     kept_as_it_came,
     every_job_ends_as_scripted,
-    the_books_agree,
+    the_ledger_agrees,
     archived_once,
     bytes_are_the_providers,
     explained,
     nothing_left_over,
     paid_once,
-    told_once,
+    announced_once,
     back_in_time,
     always_answered,
 )

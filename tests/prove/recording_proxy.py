@@ -86,14 +86,14 @@ class _Listener(ThreadingHTTPServer):
     request_queue_size = 256
 
     def __init__(self, seen: RecordingProxy) -> None:
-        super().__init__(("127.0.0.1", 0), _Door)
+        super().__init__(("127.0.0.1", 0), _Forwarder)
         self.seen = seen
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Print nothing: a provider may close its connection."""
 
 
-class _Door(BaseHTTPRequestHandler):
+class _Forwarder(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Listener
 

@@ -21,7 +21,7 @@ def console() -> Console:
 
 
 def lines(number: int, outcome: Outcome) -> Iterator[str]:
-    """Say how a round went: a line for each of its faults."""
+    """Return the result of a round: a line for each of its faults."""
     its = outcome.assignment
     for name in its.faults:
         head = f"{number:>4}  {name:<23} {its.setup:<16} seed {its.seed:<6}"
@@ -71,7 +71,7 @@ def _recovery(outcome: Outcome) -> str:
 
 
 def not_reached(planned: Iterable[Match], outcomes: Iterable[Outcome]) -> list[str]:
-    """Name what there was no time for."""
+    """Return the names of the faults for which there was no time."""
     seen = {
         (name, outcome.assignment.setup)
         for outcome in outcomes

@@ -110,7 +110,7 @@ class Bucket:
 
 
 def digests(archive: Archive) -> dict[str, str]:
-    """Return the SHA-256 of every object that is no manifest and not hidden."""
+    """Return the SHA-256 of every object that is neither a manifest nor hidden."""
     plain = [
         name for name in archive.names() if not is_hidden(name) and not name.endswith("/job.json")
     ]

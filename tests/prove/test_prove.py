@@ -185,7 +185,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Evidence], object]]] = {
         lambda seen: seen.jobs[1].update(state="expired", reason=None),
     ),
     "a paid job is unknown": (NO_SILENCE, lambda seen: seen.jobs.pop(1)),
-    "a job expired although it was heard of": (
+    "a job expired although a report came": (
         NO_SILENCE,
         lambda seen: seen.jobs[0].update(state="expired", provider_id=None),
     ),
@@ -247,7 +247,7 @@ def test_a_job_may_expire_that_was_not_heard_of_in_time(evidence: Evidence) -> N
     assert found(evidence) == set()
     evidence.acknowledged.append(Acknowledgement("01C", "d4", 9.5, 9.6))
     evidence.deliveries.append(delivery(4, "01C", "d4") | {"received_at": 9.5})
-    assert found(evidence) == set(), "it was heard of too late"
+    assert found(evidence) == set(), "the report came too late"
     evidence.deliveries[-1]["received_at"] = 8.9
     assert found(evidence) == {NO_SILENCE}
     evidence.deliveries[-1]["received_at"] = 9.5

@@ -30,7 +30,7 @@ def flipped(content: bytes, at: int) -> bytes:
 
 
 def with_samples(length: int, *sizes: int, brand: bytes = b"isom", claim: int = 0) -> bytes:
-    """Make a video with so many bytes of media; its box claims ``claim`` more, or is endless."""
+    """Make a video with ``length`` bytes of media; its box claims ``claim`` more, or is endless."""
     head = video(_track(0, sizes), brand=brand, end=b"")
     head = video(_track(len(head) + 8, sizes), brand=brand, end=b"")
     return (
@@ -54,7 +54,7 @@ INIT = box(b"ftyp", b"iso5", bytes(4), b"dash") + box(b"moov", box(b"mvex"), tra
 
 
 def indexed(count: int, length: int) -> bytes:
-    """Make a segment index of so many fragments."""
+    """Make a segment index of this many fragments."""
     references = struct.pack(">III", length, 0, 0) * count
     return box(b"sidx", bytes(12), struct.pack(">IIHH", 0, 0, 0, count), references)
 
@@ -77,7 +77,7 @@ def with_exif_after_the_end() -> bytes:
     return content[:at] + b"\0\1\0\0" + content[at + 4 :]
 
 
-# What viewers show although something is wrong, and how the defect is recorded.
+# Pictures that viewers show although something is wrong, and how the defect is recorded.
 TOLERATED = {
     "bytes after a png": (PNG + STRAY, "24 bytes after the end"),
     "bytes after a jpeg": (JPEG + STRAY, "24 bytes after the end"),
@@ -120,7 +120,7 @@ TOLERATED = {
         "without a still picture",
     ),
 }
-# What misses only its end marker; it is archived if nothing better comes.
+# Files that miss only their end marker; they are archived if nothing better comes.
 UNFINISHED = {
     "a png without IEND": PNG[:-12],
     "a png that ends within IEND": PNG[:-5],
@@ -147,7 +147,7 @@ UNFINISHED = {
     "an avif whose last box is too long": avif_with_data(40, claim=5),
     "an mp4 whose last box is too long": with_samples(30, 10, 20, claim=5),
 }
-# What does not say where it ends; it is archived if all bytes came.
+# Files that do not say where they end; they are archived if all bytes came.
 OPEN_ENDED = {
     "an mp4 in fragments": INIT + FRAGMENT * 3,
     "an mp4 with an index before each fragment": INIT + (indexed(1, len(FRAGMENT)) + FRAGMENT) * 3,
@@ -156,7 +156,7 @@ OPEN_ENDED = {
     ),
     "a live webm": webm(UNKNOWN),
 }
-# What is whole, and says so in a less usual way.
+# Whole files in a less usual form.
 COMPLETE = {
     "an mp4 that begins with a free box": box(b"free", bytes(8)) + MP4,
     "an mp4 in fragments with an index": INIT + indexed(3, len(FRAGMENT)) + FRAGMENT * 3,
@@ -164,7 +164,7 @@ COMPLETE = {
     "an mp4 with tables and a last box without a length": with_samples(30, 10, 20, claim=-1),
     "an avif with data in the file": avif_with_data(40),
 }
-# What lacks a part that viewers need.
+# Files without a part that viewers need.
 CUT = {
     "an avif whose item ends after the file": avif(place=(0, 400, 100)) + box(b"mdat", bytes(40)),
     "an avif whose last box has no length": avif_with_data(40, claim=-48)[:-1],

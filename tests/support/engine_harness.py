@@ -42,7 +42,7 @@ class EngineHarness(ABC):
 
     @abstractmethod
     def notify(self, engine: Engine) -> None:
-        """Have the engine look at what has become due."""
+        """Have the engine check what has become due."""
 
     def queue(self, concurrency: int = 1) -> WorkQueue:
         return WorkQueue(
@@ -106,16 +106,16 @@ class EmbeddedHarness(EngineHarness):
 
     @property
     def rounds(self) -> int:
-        """How often the engine looked at every work queue."""
+        """How often the engine checked every work queue."""
         return self.looks["idle"]
 
     def idle_queue(self, name: str = "idle") -> WorkQueue:
-        """Return a work queue that never has work: it counts how often the engine looks at it."""
+        """Return a work queue that never has work: it counts how often the engine checks it."""
         count = partial(self.looks.update, [name])
         return WorkQueue(name, 1, count, lambda _limit: [], lambda _claimed: None)
 
     def round(self, number: int = 1) -> None:
-        """Wait until the engine has looked at every work queue so often."""
+        """Wait until the engine has checked every work queue this many times."""
         until(lambda: self.rounds >= number, what=f"round {number} of the engine")
 
     @contextmanager

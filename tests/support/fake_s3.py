@@ -65,7 +65,7 @@ class FakeS3:
             return s3_error(412, "PreconditionFailed")
         headers = {name: value for name, value in request.headers.items() if name.startswith(_KEPT)}
         self.versions.setdefault(name, []).append(StoredObject(request.body, headers))
-        # The ETag is no MD5, as of objects that are encrypted with KMS.
+        # The ETag is not an MD5, as with objects that are encrypted with KMS.
         return ProxyResponse(200, {"etag": '"no-digest-1"'})
 
     def _list(self, query: dict[str, list[str]]) -> ProxyResponse:

@@ -154,7 +154,7 @@ def _read_once(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Be the server; in a fork, be the command."""
+    """Run the server; in a fork, run the command."""
     # First, because it does not find the place of the title once the environment has changed.
     importlib.import_module("setproctitle").getproctitle()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:

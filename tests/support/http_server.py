@@ -5,7 +5,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-SAFETY = 10.0  # seconds after which a connection of a broken test is given up
+SAFETY = 10.0  # seconds after which a connection of a broken test is closed
 
 
 class HttpServer:
@@ -64,7 +64,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
     server: _ThreadedServer
 
     def do_POST(self) -> None:
-        with suppress(OSError):  # the client went away, which is often the point
+        with suppress(OSError):  # the client disconnected, which is often intended
             self.server.owner.handle_post(self)
 
     def do_GET(self) -> None:

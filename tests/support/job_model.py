@@ -255,7 +255,7 @@ class Model:
                 yield from self._lose(state, number, work)
 
     def _lose(self, state: State, number: int, work: Work) -> Iterator[tuple[str, State]]:
-        """Give up an asset without a file, or with one that has to be kept first."""
+        """End an asset without a file, or with one that has to be kept first."""
         late = self._broken == "file rejected before it is kept"
         given_up, kept = self._give_up(state, work, number), _asset(state, work.idx, kept=True)
         match work.step:

@@ -44,7 +44,7 @@ class Harness:
             "PUBLIC_URL": f"http://127.0.0.1:{port.number}",
             "POLL_AFTER": "3",  # so that a callback comes first
             "POLL_INTERVAL": "0.3",
-            **sandbox.twins.environ("any"),
+            **sandbox.stand_ins.environ("any"),
             **environ,
         }
         migrated_file(folder / "data" / "ledger.sqlite3")
@@ -129,7 +129,7 @@ class Harness:
         """Return the deliveries of a job."""
         return self.services.queries.delivery_log(ref)
 
-    def told(self, ref: str) -> list[tuple[str, str | None]]:
+    def sources_and_proofs(self, ref: str) -> list[tuple[str, str | None]]:
         """Return source and proof of each delivery."""
         return [(row.source, row.proof) for row in self.deliveries(ref)]
 
@@ -142,7 +142,7 @@ class Harness:
 
 
 class Port:
-    """A port at which the application of a harness is served, and can be away."""
+    """A port at which the application of a harness is served, or is unavailable."""
 
     def __init__(self) -> None:
         self._application: Callable[..., Any] | None = None
@@ -171,11 +171,11 @@ class Port:
 @contextmanager
 def patient_keyrings() -> Iterator[None]:
     """Let callbacks wait for keys as long as a busy machine may take to fetch them."""
-    before, keyring.PATIENCE = keyring.PATIENCE, 20.0
+    before, keyring.FIRST_FETCH_WAIT = keyring.FIRST_FETCH_WAIT, 20.0
     try:
         yield
     finally:
-        keyring.PATIENCE = before
+        keyring.FIRST_FETCH_WAIT = before
 
 
 @contextmanager

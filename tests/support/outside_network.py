@@ -30,7 +30,7 @@ WEB = (OUTSIDE, 80)
 TLS = (OUTSIDE, 443)
 OK = b"HTTP/1.1 200 OK\r\n"
 
-_TIMEOUT = 10.0  # seconds after which a server of a broken test gives up
+_TIMEOUT = 10.0  # seconds after which a server of a broken test stops waiting
 DEFAULT_TLS = (
     ssl.create_default_context()
 )  # made once: reading the system's certificates takes longer than a fetch
@@ -76,7 +76,7 @@ class ScriptedServer:
             player.start()
 
     def _serve(self, script: Script, connection: socket.socket) -> None:
-        with connection, suppress(OSError):  # the client went away, which is often the point
+        with connection, suppress(OSError):  # the client disconnected, which is often intended
             self._play(script, connection)
 
     def _play(self, script: Script, connection: socket.socket) -> None:
@@ -203,7 +203,7 @@ def answer(*head: str, body: bytes = PICTURE, status: str = "200 OK") -> Script:
 
 
 def redirect(location: str, status: int = 302) -> Script:
-    """Script: lead elsewhere."""
+    """Script: redirect to another URL."""
     return answer(f"Location: {location}", status=f"{status} Elsewhere", body=b"")
 
 
@@ -224,7 +224,7 @@ def silence(head: bytes = b"") -> Script:
 
 
 def drip(head: bytes, every: float) -> Script:
-    """Script: send a beginning, then a byte every so many seconds until the client hangs up."""
+    """Script: send a beginning, then a byte every ``every`` seconds until the client hangs up."""
 
     def play(connection: socket.socket) -> None:
         connection.sendall(head)
@@ -241,7 +241,7 @@ def drip(head: bytes, every: float) -> Script:
 
 
 def pour(total: int) -> Script:
-    """Script: answer with so many bytes, made on the way."""
+    """Script: answer with ``total`` bytes that are made while they are sent."""
 
     def play(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total)

@@ -85,8 +85,8 @@ class PostgresServer:
 
     def connections(self, url: str) -> int:
         """Return the number of connections to a database."""
-        question = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
-        found = self._run(sql.SQL(question), make_url(url).database)
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+        found = self._run(sql.SQL(query), make_url(url).database)
         return int(found.fetchall()[0][0])
 
     def ping(self) -> None:
@@ -105,7 +105,7 @@ def empty(url: str) -> None:
     tables = [sql.Identifier(table.name) for table in reversed(metadata.sorted_tables)]
     deletes = [sql.SQL("DELETE FROM {};").format(table) for table in tables]
     with psycopg.connect(_for_psycopg(make_url(url))) as connection:
-        # The index of texts is no table of the metadata.
+        # The index of texts is not a table of ``metadata``.
         deletes.append(sql.SQL("DELETE FROM {};").format(sql.Identifier("job_words")))
         connection.execute(sql.Composed(deletes) + sql.SQL(_RESTART_SEQUENCES))
 

@@ -1,4 +1,4 @@
-"""A relay before a server that can fall silent or lose bytes without closing a connection."""
+"""A relay before a server; it can stop, or lose bytes, without closing a connection."""
 
 import socket
 import threading

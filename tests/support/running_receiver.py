@@ -57,10 +57,10 @@ class RunningReceiver:
             ref, self.services.tickets.sign(ref), task_id, self._ask("/v1/draw/result", id=task_id)
         )
 
-    def _ask(self, path: str, **question: Any) -> Any:
+    def _ask(self, path: str, **body: Any) -> Any:
         headers = {"Authorization": "Bearer sk-test"}
         return requests.post(
-            self.installation.sandbox.url + path, json=question, headers=headers, timeout=10
+            self.installation.sandbox.url + path, json=body, headers=headers, timeout=10
         ).json()["data"]
 
     def url(self, ticket: str) -> str:
@@ -142,7 +142,7 @@ class RunningReceiver:
     def die_answering(self) -> FinishedTask | None:
         """Kill the process that answers; return the task whose report it stored and not answered.
 
-        Return None if another one was killed, because it committed first: a worker's sign of life.
+        Return None if another one was killed, because it committed first: a worker's heartbeat.
         """
         finished = self.finished_task()
         until(self.is_idle, what="that no other work commits")

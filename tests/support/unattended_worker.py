@@ -20,7 +20,7 @@ from receiver.net.download import Fetcher
 from receiver.net.policy import AddressPolicy
 from receiver.providers.dialect import Task
 
-LIFETIME = 600.0  # of a URL; with the usual two hours the tests would only be longer
+LIFETIME = 600.0  # seconds; with the usual two hours the tests would only be longer
 URL = "http://pictures.example/x.png"
 
 

@@ -96,7 +96,7 @@ def test_a_client_is_late_that_is_idle_or_silent_or_never_ends() -> None:
 
 
 class NothingMore:
-    """The socket of a client that sends no more: who reads from it would wait."""
+    """The socket of a client that sends no more: reading from it would wait."""
 
     def recv(self, _size: int) -> bytes:
         raise AssertionError("gunicorn waits")

@@ -1,4 +1,4 @@
-"""A value asked for in the background: who waits for it, how long, and what all others get."""
+"""A value that is read in the background: which caller waits, how long, and what others get."""
 
 import time
 from collections.abc import Iterator

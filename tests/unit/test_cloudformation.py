@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from functools import cache
 from typing import Any
 
 import pytest
@@ -23,15 +24,20 @@ def _function(loader: Any, tag: str, node: Any) -> dict[str, Any]:
     return {tag: loader.construct_mapping(node, deep=True)}
 
 
-def _read() -> dict[str, Any]:
+@cache
+def template() -> dict[str, Any]:
+    """Read the template; this takes long, so only in a test."""
     yaml = YAML(typ="safe", pure=True)
     yaml.constructor.add_multi_constructor("!", _function)
     found: dict[str, Any] = yaml.load(FILE)
     return found
 
 
-TEMPLATE = _read()
-RESOURCES: dict[str, dict[str, Any]] = TEMPLATE["Resources"]
+def resources() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = template()["Resources"]
+    return found
+
+
 TASKS = {"WebTask": WEB, "WorkerTask": WORKER}
 
 
@@ -39,13 +45,13 @@ def of_type(kind: str) -> dict[str, dict[str, Any]]:
     """Return the properties of all resources of a type."""
     return {
         name: found.get("Properties", {})
-        for name, found in RESOURCES.items()
+        for name, found in resources().items()
         if found["Type"] == kind
     }
 
 
 def container(task: str) -> dict[str, Any]:
-    (found,) = RESOURCES[task]["Properties"]["ContainerDefinitions"]
+    (found,) = resources()[task]["Properties"]["ContainerDefinitions"]
     assert isinstance(found, dict)
     return found
 
@@ -100,7 +106,7 @@ def test_the_ports_and_probes_are_those_of_the_processes() -> None:
     assert container("WebTask")["PortMappings"] == [{"ContainerPort": PORT}]
     (targets,) = of_type("AWS::ElasticLoadBalancingV2::TargetGroup").values()
     assert (targets["Port"], targets["HealthCheckPath"]) == (PORT, LIVENESS)
-    (balanced,) = RESOURCES["Web"]["Properties"]["LoadBalancers"]
+    (balanced,) = resources()["Web"]["Properties"]["LoadBalancers"]
     assert (balanced["ContainerName"], balanced["ContainerPort"]) == ("web", PORT)
     asked = json.dumps(container("WorkerTask")["HealthCheck"]["Command"])
     (port,) = re.findall(r"--metrics-port (\d+)", container("WorkerTask")["Command"][2])
@@ -118,20 +124,20 @@ def test_callbacks_are_passed_on_from_both_ports_and_never_redirected() -> None:
 
 
 def test_no_other_address_is_allowed_unless_the_operator_says_so() -> None:
-    default = RESOURCES["HttpsListener"]["Properties"]["DefaultActions"]
+    default = resources()["HttpsListener"]["Properties"]["DefaultActions"]
     assert default == [{"Type": "fixed-response", "FixedResponseConfig": {"StatusCode": "404"}}]
-    assert TEMPLATE["Parameters"]["OperatorCidr"]["Default"] == "127.0.0.1/32"
+    assert template()["Parameters"]["OperatorCidr"]["Default"] == "127.0.0.1/32"
 
 
 def test_what_was_paid_for_outlives_the_stack() -> None:
-    assert RESOURCES["Archive"]["DeletionPolicy"] == "Retain"
-    assert RESOURCES["Ledger"]["DeletionPolicy"] == "Snapshot"
+    assert resources()["Archive"]["DeletionPolicy"] == "Retain"
+    assert resources()["Ledger"]["DeletionPolicy"] == "Snapshot"
 
 
 def test_every_exception_of_checkov_has_its_reason() -> None:
     skipped = [
         skip
-        for found in RESOURCES.values()
+        for found in resources().values()
         for skip in found.get("Metadata", {}).get("checkov", {}).get("skip", [])
     ]
     assert skipped
@@ -139,7 +145,7 @@ def test_every_exception_of_checkov_has_its_reason() -> None:
 
 
 def test_the_alarm_waits_for_the_line_that_web_logs() -> None:
-    pattern = RESOURCES["Faults"]["Properties"]["FilterPattern"]
+    pattern = resources()["Faults"]["Properties"]["FilterPattern"]
     (words,) = re.findall(r'\$\.event = "(.+)"', pattern)
     source = (ROOT / "receiver/web/fault_log.py").read_text(encoding="utf-8")
     assert f'log.error("{words}"' in source

@@ -84,7 +84,7 @@ SAMPLES = {
 
 
 def readings(node: ast.expr) -> list[str]:
-    """Return what a text in the code may be; nothing if it is no text."""
+    """Return what a text in the code may become; nothing for anything else."""
     match node:
         case ast.Constant(value=str(text)):
             return [text]
@@ -169,7 +169,7 @@ def test_every_text_in_a_table_is_translated() -> None:
             "file:///data/archive：可写入、链接并落盘",
         ),
         ("data: 70.0 GB of 270.6 GB free", "data：共 270.6 GB，剩余 70.0 GB"),
-        ("one runs here, and has given no sign of life yet", "本机有一个在运行，尚未报告状态"),
+        ("one runs here, and has sent no heartbeat yet", "本机有一个在运行，尚未报告状态"),
         (
             "https://grsaiapi.com knows our key, 9999 credits left",
             "https://grsaiapi.com 认得密钥，剩余 9999 积分",

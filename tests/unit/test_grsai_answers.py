@@ -28,7 +28,7 @@ from receiver.providers.grsai.answers import (
 @pytest.mark.parametrize(
     ("status", "body", "error", "said"),
     [
-        # What GRSAI says, by the protocol notes.
+        # GRSAI's answers, from the protocol notes.
         (200, envelope(None, -1, "insufficient credits"), RefusedError, "^insufficient credits$"),
         (
             200,
@@ -62,7 +62,7 @@ from receiver.providers.grsai.answers import (
         (404, b"<html>Not Found</html>", RefusedError, "HTTP 404"),
         (429, b"", NotSentError, "429"),
         (429, envelope(None, -1, "slow down"), NotSentError, "429"),
-        # Whatever is no answer: the job may have been accepted and billed.
+        # Anything that is not an answer: the job may have been accepted and billed.
         (500, envelope(None, -1, "insufficient credits"), AnswerLostError, "HTTP 500"),
         (502, b"<html>502 Bad Gateway</html>", AnswerLostError, "HTTP 502"),
         (504, b"", AnswerLostError, "HTTP 504"),

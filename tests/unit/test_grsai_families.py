@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from receiver.jobs.request import GrsaiRequest, JobRequest, mistakes
 from receiver.model import Api, Mode, Provider, Submission
 from receiver.providers.grsai.families import FAMILIES
-from receiver.providers.grsai.request import NO_WEBHOOK, Request, build_submit
+from receiver.providers.grsai.request import NO_WEBHOOK, GrsaiCall, build_submit
 
 URL = "https://pictures.example.com/callback/ticket"
 A, B = "https://a.example/a.png", "https://a.example/b.png"
@@ -225,7 +225,7 @@ def test_each_api_has_its_own_way_to_ask_for_the_reply(
     api: Api, mode: Mode, path: str, says: dict[str, object]
 ) -> None:
     request = build_submit(Submission("a fox", "gpt-image-1.5", {}, mode, api=api), URL)
-    assert request == Request(path, {"model": "gpt-image-1.5", "prompt": "a fox", **says})
+    assert request == GrsaiCall(path, {"model": "gpt-image-1.5", "prompt": "a fox", **says})
 
 
 def test_params_cannot_replace_what_the_service_itself_says() -> None:

@@ -18,7 +18,7 @@ from receiver.providers.grsai.answers import (
     read_result,
 )
 from receiver.providers.grsai.reports import read_report
-from receiver.providers.grsai.request import Request, build_result
+from receiver.providers.grsai.request import GrsaiCall, build_result
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_a_result_is_the_same_report_in_its_envelope_or_bare(
 
 
 def test_a_result_is_asked_for_where_the_job_was_posted() -> None:
-    assert build_result(Api.DRAW, "14-a/b") == Request("/v1/draw/result", {"id": "14-a/b"})
-    assert build_result(Api.NEWER, "14-a/b?&") == Request("/v1/api/result?id=14-a%2Fb%3F%26")
+    assert build_result(Api.DRAW, "14-a/b") == GrsaiCall("/v1/draw/result", {"id": "14-a/b"})
+    assert build_result(Api.NEWER, "14-a/b?&") == GrsaiCall("/v1/api/result?id=14-a%2Fb%3F%26")
 
 
 @pytest.mark.parametrize("status", [200, 400, 404, 500])

@@ -196,7 +196,7 @@ def test_a_broken_or_hostile_file_is_refused(
         look(content)
 
 
-# Files of so many parts, and what the parts are called.
+# Files of many parts, and what the parts are called.
 MANY: dict[str, tuple[Callable[[int], bytes], str]] = {
     "png": (lambda parts: png(chunk(b"tEXt") * parts), "chunks"),
     "jpeg": (lambda parts: JPEG_START + b"\xff\xe0\0\2" * parts, "segments"),

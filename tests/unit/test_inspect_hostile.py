@@ -7,8 +7,9 @@ import cProfile
 import struct
 import tracemalloc
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,7 @@ def nested(name: bytes, depth: int) -> bytes:
 
 
 def moving(count: int, *, announced: int) -> bytes:
-    """Make an animated AVIF that announces so many frames."""
+    """Make an animated AVIF that announces this many frames."""
     table = box(b"stbl", box(b"stsz", bytes(8), struct.pack(">I", announced), bytes(4 * count)))
     return avif(
         box(b"idat", b"x"), end=box(b"moov", box(b"trak", box(b"mdia", box(b"minf", table))))
@@ -189,7 +190,7 @@ def described(items: int, parts: int, offset: bytes, method: int = 0) -> bytes:
 
 
 def chunks_of_a_video(count: int) -> bytes:
-    """Make a video whose table of chunks has so many entries."""
+    """Make a video whose table of chunks has this many entries."""
     tables = [
         box(b"stsz", bytes(8), struct.pack(">II", 9, 9)),
         box(b"stsc", bytes(4), struct.pack(">IIII", 1, 1, 1, 1)),
@@ -213,52 +214,62 @@ def ihdr(width: int, height: int) -> bytes:
     return struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
 
 
-BOMB = zlib.compress(bytes(50_000_000), 9)  # 50 MB in 49 KB
-REFUSED: dict[str, bytes] = {
-    "a gif of a million frames": GIF_HEAD + FRAME * 1_000_000 + b";",
-    "a gif of one frame too many": GIF_HEAD + FRAME * (MAX_FRAMES + 1) + b";",
-    "a gif of empty extensions": GIF_HEAD + b"!\xfe\0" * 6_000,
-    "a webp of a million frames": webp(VP8X, ANMF * 1_000_000),
-    "a png of a million frames": png(
+@cache
+def bomb() -> bytes:
+    """Compress 50 MB into 49 KB."""
+    return zlib.compress(bytes(50_000_000), 9)
+
+
+# Made in their tests only: every process of pytest-xdist imports this module.
+REFUSED: dict[str, Callable[[], bytes]] = {
+    "a gif of a million frames": lambda: GIF_HEAD + FRAME * 1_000_000 + b";",
+    "a gif of one frame too many": lambda: GIF_HEAD + FRAME * (MAX_FRAMES + 1) + b";",
+    "a gif of empty extensions": lambda: GIF_HEAD + b"!\xfe\0" * 6_000,
+    "a webp of a million frames": lambda: webp(VP8X, ANMF * 1_000_000),
+    "a png of a million frames": lambda: png(
         chunk(b"IDAT", b"x"), chunk(b"fcTL", bytes(26)) * (MAX_FRAMES + 1), IEND
     ),
-    "an avif that announces 2^32 frames": moving(0, announced=0xFFFF_FFFF),
-    "a png of 2^31 by 2^31 pixels": png(
-        chunk(b"IDAT", BOMB), IEND, header=ihdr(0x7FFF_FFFF, 0x7FFF_FFFF)
+    "an avif that announces 2^32 frames": lambda: moving(0, announced=0xFFFF_FFFF),
+    "a png of 2^31 by 2^31 pixels": lambda: png(
+        chunk(b"IDAT", bomb()), IEND, header=ihdr(0x7FFF_FFFF, 0x7FFF_FFFF)
     ),
-    "a png of a line": png(chunk(b"IDAT", b"x"), IEND, header=ihdr(MAX_SIDE + 1, 1)),
-    "a png of 60000 by 60000 pixels": png(chunk(b"IDAT", BOMB), IEND, header=ihdr(60_000, 60_000)),
-    "a webp of 2^24 by 2^24 pixels": webp(
+    "a png of a line": lambda: png(chunk(b"IDAT", b"x"), IEND, header=ihdr(MAX_SIDE + 1, 1)),
+    "a png of 60000 by 60000 pixels": lambda: png(
+        chunk(b"IDAT", bomb()), IEND, header=ihdr(60_000, 60_000)
+    ),
+    "a webp of 2^24 by 2^24 pixels": lambda: webp(
         b"VP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + b"\xff" * 6, ANMF
     ),
-    "a gif without an end": GIF_HEAD + b"!\xfe" + b"\xff" + bytes(255) * 10_000,
-    "a jpeg of markers": b"\xff\xd8\xff" + b"\xff" * 3_000_000,
-    "a jpeg of empty segments": b"\xff\xd8\xff\xe0\0\2" + b"\xff\xe0\0\2" * 6_000,
-    "a jpeg of scans": b"\xff\xd8" + b"\xff\xda\0\2" * 6_000,
-    "a png of empty chunks": png(chunk(b"tEXt") * 6_000),
-    "boxes nested ten thousand deep": box(b"ftyp", b"isom", bytes(4)) + nested(b"moov", 10_000),
-    "an mp4 of nested tracks": box(b"ftyp", b"isom", bytes(4))
-    + nested(b"trak", 5_000)
-    + box(b"moov") * 30_000,
-    "an mp4 of 2^63 bytes": box(b"ftyp", b"isom", bytes(4))
-    + struct.pack(">I4sQ", 1, b"mdat", 1 << 63)
-    + bytes(99),
-    "an mp4 whose box has no length": box(b"ftyp", b"isom", bytes(4))
-    + struct.pack(">I4sQ", 1, b"moov", 0)
-    + bytes(99),
-    "an avif of endless properties": avif(box(b"idat"), sizes=(SIZE,) * 30_000),
-    "an avif whose item lies where no number reaches": described(1, 1, b"\xff" * 15),
-    "an mp4 of too many chunks": chunks_of_a_video(600_000),
-    "html": b"<!DOCTYPE html><script>alert(1)</script>",
-    "html with a picture behind": b"<html><script>alert(1)</script>" + WHOLE["png"][0],
-    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>',
-    "svg behind white space and comments": b"\n\n <!-- "
-    + b"x" * 300
-    + b" --> <svg onload='alert(1)'/>",
-    "javascript": b"alert(1)//" + WHOLE["gif"][0],
-    "a pdf with a picture in it": b"%PDF-1.7\n" + WHOLE["jpeg"][0],
-    "a zip with a picture in it": b"PK\x03\x04" + WHOLE["jpeg"][0],
-    "an executable": b"MZ" + WHOLE["png"][0],
+    "a gif without an end": lambda: GIF_HEAD + b"!\xfe" + b"\xff" + bytes(255) * 10_000,
+    "a jpeg of markers": lambda: b"\xff\xd8\xff" + b"\xff" * 3_000_000,
+    "a jpeg of empty segments": lambda: b"\xff\xd8\xff\xe0\0\2" + b"\xff\xe0\0\2" * 6_000,
+    "a jpeg of scans": lambda: b"\xff\xd8" + b"\xff\xda\0\2" * 6_000,
+    "a png of empty chunks": lambda: png(chunk(b"tEXt") * 6_000),
+    "boxes nested ten thousand deep": lambda: (
+        box(b"ftyp", b"isom", bytes(4)) + nested(b"moov", 10_000)
+    ),
+    "an mp4 of nested tracks": lambda: (
+        box(b"ftyp", b"isom", bytes(4)) + nested(b"trak", 5_000) + box(b"moov") * 30_000
+    ),
+    "an mp4 of 2^63 bytes": lambda: (
+        box(b"ftyp", b"isom", bytes(4)) + struct.pack(">I4sQ", 1, b"mdat", 1 << 63) + bytes(99)
+    ),
+    "an mp4 whose box has no length": lambda: (
+        box(b"ftyp", b"isom", bytes(4)) + struct.pack(">I4sQ", 1, b"moov", 0) + bytes(99)
+    ),
+    "an avif of endless properties": lambda: avif(box(b"idat"), sizes=(SIZE,) * 30_000),
+    "an avif whose item lies where no number reaches": lambda: described(1, 1, b"\xff" * 15),
+    "an mp4 of too many chunks": lambda: chunks_of_a_video(600_000),
+    "html": lambda: b"<!DOCTYPE html><script>alert(1)</script>",
+    "html with a picture behind": lambda: b"<html><script>alert(1)</script>" + WHOLE["png"][0],
+    "svg": lambda: b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>',
+    "svg behind white space and comments": lambda: (
+        b"\n\n <!-- " + b"x" * 300 + b" --> <svg onload='alert(1)'/>"
+    ),
+    "javascript": lambda: b"alert(1)//" + WHOLE["gif"][0],
+    "a pdf with a picture in it": lambda: b"%PDF-1.7\n" + WHOLE["jpeg"][0],
+    "a zip with a picture in it": lambda: b"PK\x03\x04" + WHOLE["jpeg"][0],
+    "an executable": lambda: b"MZ" + WHOLE["png"][0],
 }
 
 
@@ -268,14 +279,14 @@ def test_a_file_made_to_hurt_is_refused_in_bounded_work_and_memory(
 ) -> None:
     for module in (png_walk, jpeg, webp_walk, gif):
         monkeypatch.setattr(module, "MAX_PARTS", 5_000)  # less to count than the real one
-    assert look(path, REFUSED[kind]) is None
+    assert look(path, REFUSED[kind]()) is None
     with in_little_memory(), pytest.raises(NotThePictureError) as refused:
         inspect(path)
     assert len(str(refused.value)) < 500
 
 
-TAKEN: dict[str, tuple[bytes, str]] = {
-    "a gif that is also javascript": (
+TAKEN: dict[str, Callable[[], tuple[bytes, str]]] = {
+    "a gif that is also javascript": lambda: (
         b"GIF89a"
         + struct.pack("<HHBBB", 0x2A2F, 1, 0, 0, 0)
         + b"!\xfe\x14*/=1;alert('here')//"
@@ -284,27 +295,36 @@ TAKEN: dict[str, tuple[bytes, str]] = {
         + b";",
         "image/gif",
     ),
-    "a png with html in a comment": (
+    "a png with html in a comment": lambda: (
         png(chunk(b"tEXt", b"x\0<script>alert(1)</script>"), chunk(b"IDAT", b"x"), IEND),
         "image/png",
     ),
-    "a png with html behind it": (WHOLE["png"][0] + b"<script>alert(1)</script>", "image/png"),
-    "a jpeg with php in its comment": (
+    "a png with html behind it": lambda: (
+        WHOLE["png"][0] + b"<script>alert(1)</script>",
+        "image/png",
+    ),
+    "a jpeg with php in its comment": lambda: (
         b"\xff\xd8\xff\xfe\0\x0e<?php 1; ?>1" + WHOLE["jpeg"][0][2:],
         "image/jpeg",
     ),
-    "a png that unpacks to a thousand times its size": (
-        png(chunk(b"IDAT", BOMB), IEND, header=ihdr(5_000, 3_333)),
+    "a png that unpacks to a thousand times its size": lambda: (
+        png(chunk(b"IDAT", bomb()), IEND, header=ihdr(5_000, 3_333)),
         "image/png",
     ),
-    "a gif of as many frames as may be": (GIF_HEAD + FRAME * MAX_FRAMES + b";", "image/gif"),
-    "an avif of as many frames as may be": (moving(10, announced=MAX_FRAMES), "image/avif"),
-    "a video of many tracks": (video(*[track(0, 0)] * 900, track(*SIZE)), "video/mp4"),
-    "an avif of one item that is described often": (
+    "a gif of as many frames as may be": lambda: (
+        GIF_HEAD + FRAME * MAX_FRAMES + b";",
+        "image/gif",
+    ),
+    "an avif of as many frames as may be": lambda: (moving(10, announced=MAX_FRAMES), "image/avif"),
+    "a video of many tracks": lambda: (video(*[track(0, 0)] * 900, track(*SIZE)), "video/mp4"),
+    "an avif of one item that is described often": lambda: (
         described(2_000, 2_000, bytes(4)) + box(b"mdat", bytes(500_000)),
         "image/avif",
     ),
-    "a video with long boxes": (video(track(*SIZE), end=long_box(b"mdat", bytes(9))), "video/mp4"),
+    "a video with long boxes": lambda: (
+        video(track(*SIZE), end=long_box(b"mdat", bytes(9))),
+        "video/mp4",
+    ),
 }
 
 
@@ -312,7 +332,7 @@ TAKEN: dict[str, tuple[bytes, str]] = {
 def test_a_picture_that_is_something_else_besides_is_called_a_picture_and_never_the_other_thing(
     path: Path, kind: str
 ) -> None:
-    content, content_type = TAKEN[kind]
+    content, content_type = TAKEN[kind]()
     picture = look(path, content)
     assert picture is not None
     assert picture.content_type == content_type

@@ -49,7 +49,7 @@ def resources(overlay: str) -> Resources:
     """Return the resources of an overlay by kind and name."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
-        # Debian has none that knows this kustomize, so its absence is no fault of CI either.
+        # No version in Debian knows this kustomize, so its absence must not fail CI either.
         pytest.skip("kubectl is not installed")
     command = [kubectl, "kustomize", str(OVERLAYS / overlay)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

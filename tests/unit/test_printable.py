@@ -68,7 +68,7 @@ def test_commands_print_in_one_way_only() -> None:
     found = []
     for path in [*ROOT.glob("receiver/**/*.py"), *ROOT.glob("submitter/**/*.py")]:
         name = str(path.relative_to(ROOT))
-        # Tables of the ledger are no tables on a terminal.
+        # Tables of the ledger are not tables on a terminal.
         if name.startswith(
             ("receiver/ledger/tables", "receiver/ledger/job_totals", "submitter/sandbox/")
         ):

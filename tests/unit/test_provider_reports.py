@@ -278,7 +278,7 @@ def test_a_number_that_is_none_is_left_out(number: str) -> None:
 
 OTHER = "https://files.example/1.png"
 PLACES: list[tuple[Provider, Any, list[str]]] = [
-    # fal: whatever a model calls its files, beside what are no results.
+    # fal: files by any name of a field, beside values that are not results.
     (Provider.FAL, {"output": {"url": PICTURE}, "timings": {"inference": 1.5}}, [PICTURE]),
     (Provider.FAL, {"outputs": [{"url": PICTURE}, {"url": OTHER}], "seed": 7}, [PICTURE, OTHER]),
     (Provider.FAL, {"result": [PICTURE], "response_url": OTHER}, [PICTURE]),

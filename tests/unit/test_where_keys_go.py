@@ -11,7 +11,7 @@ from signing import body_of
 from receiver.errors import ProviderUnavailableError
 from receiver.model import Api, Provider
 from receiver.providers.client import Clients, ProviderClient
-from receiver.providers.dialect import Account, Answer, Head, Request, Task
+from receiver.providers.dialect import Account, Head, ProviderAnswer, Request, Task
 from receiver.providers.registry import DIALECTS
 
 KEY = "a-key-of-our-account"
@@ -69,7 +69,7 @@ def test_the_address_of_the_settings_may_have_it_and_no_other_port_or_scheme_of_
 
 
 class Pending(HttpServer):
-    """A provider that answers every question with a success."""
+    """A provider that answers every request with a success."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -89,9 +89,9 @@ class Elsewhere:
     def __init__(self) -> None:
         self.asked: list[Request] = []
 
-    def __call__(self, request: Request) -> Answer:
+    def __call__(self, request: Request) -> ProviderAnswer:
         self.asked.append(request)
-        return Answer(Head(200), body_of(Provider.BFL))
+        return ProviderAnswer(Head(200), body_of(Provider.BFL))
 
 
 def poll(provider: Provider, base_url: str, poll_url: str) -> list[Request]:

@@ -2,8 +2,8 @@
 
 Only the structure of the file is read, in bounded time and memory; nothing is decoded, so there is
 no decoder to attack. The type that the server or the URL claims is ignored. There are three
-outcomes: the file is complete; or it has a defect that viewers tolerate, because the picture was
-paid for; or it is not the picture, or cut short.
+outcomes. The file is complete. Or it has a defect that viewers tolerate; it is accepted, because
+the picture was paid for. Or it is cut short, or not the picture.
 """
 
 import mmap
@@ -35,7 +35,7 @@ _CONTAINERS = (  # first bytes, function that returns media type, extension, wid
     (re.compile(rb".{4}(?:ftyp|moov|mdat|wide|free|skip)", re.DOTALL), iso_media.measure),
     (re.compile(rb"\x1a\x45\xdf\xa3"), webm.measure),
 )
-_OTHER_KINDS = (  # what a file may be that is no picture; for the error text
+_OTHER_KINDS = (  # kinds of files that are not pictures; for the error text
     (
         re.compile(
             rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!doctype svg[^>]*>\s*)?<svg",

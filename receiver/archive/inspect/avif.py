@@ -119,7 +119,7 @@ class _Numbers:
         self._left = 6 * _MAX_EXTENTS
 
     def read(self, size: int) -> int:
-        """Return the next number of so many bytes. Raise TruncatedError at the box's end."""
+        """Return the next number, ``size`` bytes long. Raise TruncatedError at the box's end."""
         self._left -= 1
         if not self._left:
             raise NotThePictureError("an AVIF file of too many parts")

@@ -11,7 +11,7 @@ _BOX = struct.Struct(">I4s")  # length, itself included; name
 _LONG = struct.Struct(">Q")  # the length, if the first one is 1
 _FULL = {b"meta": 4}  # bytes of version and flags before the boxes within
 _MAX_BOXES = 20_000
-# Boxes at the top of a file. What has another name and no possible length is no box but stray.
+# Boxes at the top of a file. Bytes with another name and an impossible length are not a box.
 _TOP = frozenset(
     (
         b"ftyp", b"styp", b"meta", b"moov", b"moof", b"mdat", b"mfra", b"free", b"skip", b"wide",
@@ -53,7 +53,7 @@ class Walk:
         self._left = _MAX_BOXES
 
     def top(self, found: Findings) -> Top:
-        """Return the boxes at the top, up to the first bytes that are no box."""
+        """Return the boxes at the top, up to the first bytes that are not a box."""
         boxes: list[Box] = []
         at, size = 0, len(self.data)
         while at < size:

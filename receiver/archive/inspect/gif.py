@@ -1,8 +1,8 @@
 """GIF (GIF89a specification): header, extensions and pictures made of sub-blocks, trailer.
 
 A file that ends without its trailer is unfinished if its last picture has all pixels. If something
-else stands in place of the trailer, the last picture must have all pixels too: the zeros of a file
-that was made in advance look like the end of a picture.
+else stands in place of the trailer, the last picture must have all pixels too: zeros in a file that
+was allocated in advance look like the end of a picture.
 """
 
 import struct

@@ -1,7 +1,7 @@
 """AVIF, MP4, MOV and 3GP: ISO base media files, which their brands tell apart.
 
-The boxes are walked, not decoded. A last box that would end after the file means a cut file, unless
-nothing that the picture or video consists of is in the missing part: then it is unfinished.
+The boxes are walked, not decoded. If the last box would end after the file, the file is cut. If the
+missing part contains nothing of the picture or video, the file is only unfinished.
 """
 
 import re

@@ -1,7 +1,7 @@
 """JPEG (ITU-T T.81, annex B): marker segments and scans from SOI to EOI.
 
-The size is in the frame header (SOF). What libjpeg tolerates is tolerated: stray bytes before a
-marker, and wrong lengths of comments and application segments, which cause them. A file that ends
+The size is in the frame header (SOF). As in libjpeg, two faults are tolerated: stray bytes before a
+marker, and the wrong lengths of comments and application segments that cause them. A file that ends
 before EOI is unfinished if its scans have all blocks.
 """
 
@@ -22,7 +22,7 @@ from receiver.errors import NotThePictureError, TruncatedError
 _SEGMENT = struct.Struct(">H")  # length, itself included
 _FRAME = struct.Struct(">HBHHB")  # length, precision, height, width, components
 _JUMBF = struct.Struct(">2sHII4s")  # "JP", box instance, packet number; the box's length and type
-# Not with "\xff+": a search would try every byte of a long run, each to the end of the run.
+# The pattern is not "\xff+": a search would try every byte of a long run, each to its end.
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _FILL = re.compile(rb"\xff*")  # bytes that may stand before a marker
 # The end of a scan: stuffed bytes (FF00) and restart markers (D0-D7) belong to the scan.

@@ -1,8 +1,8 @@
 """Whether the scans of a JPEG file without an end marker have all blocks (T.81, annexes F and G).
 
-Nothing else tells a file that lacks two bytes from one that lacks half of its picture. The codes
-are read for their lengths; no sample is computed. Only Huffman coding is read, because arithmetic
-coding is not in use. It takes about a second for a megabyte, so it is done for such files only.
+Only this shows whether a file lacks two bytes or half of its picture. The codes are read for their
+lengths; no sample is computed. Only Huffman coding is read, because arithmetic coding is not in
+use. It takes about a second for a megabyte, so it is done for such files only.
 """
 
 import re
@@ -17,7 +17,8 @@ _MAX_BYTES = 8 << 20
 # Memory and time depend on these: blocks for each byte, blocks of a picture (40 million pixels),
 # blocks that are read in all scans (about a minute), and Huffman tables.
 _BLOCKS_A_BYTE, _MAX_BLOCKS, _MAX_READ, _MAX_TABLES = 8, 2_000_000, 20_000_000, 1_000
-# Of zeros at the end only these are read: such a file was made in advance, and zeros may decode.
+# Zeros that are read at the end of a file. Many zeros mean that the file was allocated in advance;
+# they may decode as picture data.
 _ZEROS = 16
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -114,7 +115,7 @@ class _Reader:
                 break
             (length,) = struct.unpack_from(">H", self.data, at)
             if at + length > len(self.data):
-                break  # what follows is missing; what is needed has come, or is missed
+                break  # the rest is missing; ``is_whole`` decides whether it was needed
             body, at = self.data[at + 2 : at + length], at + max(2, length)
             if marker in (*_SEQUENTIAL, _PROGRESSIVE):
                 self.frame = _frame(body, len(self.data), is_progressive=marker == _PROGRESSIVE)

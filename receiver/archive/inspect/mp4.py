@@ -101,7 +101,7 @@ def _samples_of(data: Data, runs: Box, chunk: int) -> tuple[int, int]:
 
 
 def _total(data: Data, box: Box, first: int, count: int) -> int:
-    """Return the bytes of so many samples."""
+    """Return how many bytes these samples have."""
     if box.name == b"stz2":
         return 0  # rare, and its last chunk is short
     each, there = read_fields(_STSZ, data, box.start)

@@ -94,7 +94,7 @@ def _walk(data: Data, found: Findings) -> None:
             found.end = chunk.end + _CRC.size
             return
         if chunk.name not in damaged and not _has_right_crc(data, chunk):
-            damaged.add(chunk.name)  # looked into once, because that may mean to inflate all pixels
+            damaged.add(chunk.name)  # computed once, because it may have to inflate all pixels
             _check_damage(data, chunk, found)
         drawn = drawn or chunk.name == b"IDAT"
         frames += chunk.name == b"fcTL"  # one for each frame of an animation
@@ -156,8 +156,8 @@ def _mark(data: Data, chunk: Chunk, found: Findings) -> None:
 def _has_all_pixels(data: Data, *, with_end: bool = False) -> bool:
     """Return whether a file without its end has all pixels of a still picture.
 
-    With ``with_end`` the compressed data must also have its own end. Of an animation every
-    announced frame must be there, and be followed by something.
+    With ``with_end`` the compressed data must also have its own end. In an animation every
+    announced frame must be there, with something after it.
     """
     width, height, depth, colour, _, _, interlaced = read_fields(_IHDR, data, 16)
     bits = depth * _SAMPLES[colour]
@@ -191,7 +191,7 @@ def _is_sound(data: Data) -> bool:
 def _inflate(data: Data, limit: int, *, is_checked: bool) -> tuple[int, bool]:
     """Inflate up to ``limit`` bytes; return how many there are, and whether the end was reached.
 
-    Without ``is_checked`` the checksum after the data does not count. What is broken ends the data.
+    Without ``is_checked`` the checksum after the data is ignored. The data ends at the first error.
     """
     skipped = 0 if is_checked else _ZLIB_HEAD
     inflater, there = zlib.decompressobj(zlib.MAX_WBITS if is_checked else -zlib.MAX_WBITS), 0

@@ -48,8 +48,8 @@ class Store(Protocol):
         again. If the same bytes are there already, this succeeds: an earlier put was not recorded.
         If other bytes are there, they stay, and ObjectDiffersError is raised.
 
-        Not ``settled``: a power loss may still take the name, until ``settle``, or a ``create`` in
-        the same folder, has returned. So two objects of a folder wait for the disk once.
+        If not ``settled``, a power loss may still remove the name until ``settle``, or a ``create``
+        in the same folder, has returned. So two objects of a folder wait for the disk only once.
         """
 
     def settle(self, key: str) -> None:
@@ -75,7 +75,7 @@ class Store(Protocol):
         """
 
     def link(self, key: str, seconds: int, *, name: str) -> str | None:
-        """Return a URL that serves the object to anybody for ``seconds``, as a file ``name``.
+        """Return a URL that serves the object without a token for ``seconds``, as a file ``name``.
 
         Return None if the store has no such URLs.
         """
@@ -115,7 +115,7 @@ def is_key(text: str) -> bool:
 
 
 def require_key(key: str) -> str:
-    """Return the key. Raise ValueError if it is no valid key."""
+    """Return the key. Raise ValueError if it is not valid."""
     if not is_key(key):
         raise ValueError(f"not a key of the archive: {key!r}")
     return key
@@ -125,8 +125,8 @@ def verify(store: Store, key: str, take: Callable[[BinaryIO], T]) -> T:
     """Return what ``take`` makes of an object's bytes.
 
     Raise MissingObjectError or UnreadableError if the object is gone or unreadable while the
-    archive is there; raise StoreError if the archive is away. An object that fails is read a second
-    time, because one cut connection does not mean that the object is damaged.
+    archive is there; raise StoreError if the archive is unavailable. An object that fails is read a
+    second time, because one cut connection does not mean that the object is damaged.
     """
     with suppress(StoreError):
         return _read(store, key, take)
@@ -145,6 +145,6 @@ def _read(store: Store, key: str, take: Callable[[BinaryIO], T]) -> T:
 
 
 def require_archive(store: Store) -> None:
-    """Raise StoreError if the archive is empty: then not one object is missing, but the archive."""
+    """Raise StoreError if the archive is empty: then not an object is missing, but all of it."""
     if next(store.keys(), None) is None:
         raise StoreError("the archive holds no object at all: mount it, or correct ARCHIVE_URL")

@@ -51,8 +51,8 @@ def archive_name(url: str, home: Path | None) -> str:
     """Return what names the archive of an ARCHIVE_URL on every machine.
 
     ``home`` is the folder of an embedded ledger: a directory in it is named relative to it, because
-    both may be moved together. The region does not count, and neither does AWS' endpoint: there a
-    bucket's name is unique. It is "" if boto3's files cannot be read now.
+    both may be moved together. The region is left out, and so is AWS' endpoint, because a bucket's
+    name is unique at AWS. It is "" if boto3's files cannot be read now.
     """
     scheme, _, rest = url.partition("://")
     if scheme == "file":

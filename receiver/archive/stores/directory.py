@@ -5,7 +5,7 @@ caller, synced, then linked. Linking, unlike renaming, fails if the name is take
 puts at once exactly one wins.
 
 The directory is created only once. If it existed before and is now missing or empty (an empty mount
-point whose disk is gone), the archive is away. Creating a new directory then would hide that all
+point whose disk is gone), the archive is unavailable. A new directory would then hide that all
 older objects are missing. A process remembers the ``.tmp`` that it used; processes that start later
 find a note beside the archive. A directory that contains an object is an archive in any case.
 """
@@ -29,7 +29,7 @@ from receiver.data_dir import lock, try_lock
 from receiver.errors import MissingObjectError, ObjectDiffersError, StoreError
 
 CHUNK = 256 * 1024  # bytes read at once
-# Directories remembered as synced. That of a job is needed twice: for a picture and the manifest.
+# Directories remembered as synced. A job's folder is needed twice: for a picture and the manifest.
 _MOST_REMEMBERED = 1000
 _FILE_MODE = 0o640
 _DIRECTORY_MODE = 0o750
@@ -235,7 +235,7 @@ class DirectoryStore:
                     return descriptor, Path(name)
 
     def _prepare(self) -> None:
-        """Create the directories unless the archive is away.
+        """Create the directories unless the archive is unavailable.
 
         At its first use in a process, also remove the files that killed processes left behind.
         """
@@ -298,7 +298,7 @@ class DirectoryStore:
                     left_over.unlink()
 
     def _make_parents(self, folder: Path) -> None:
-        """Create the missing folders below the root, but not the root, which may be away by now."""
+        """Create the missing folders below the root, but not the root, which may be unmounted."""
         if folder != self._root and not folder.is_dir():
             self._make_parents(folder.parent)
             self._synced.discard(folder)  # it was removed since

@@ -1,7 +1,7 @@
 """A store in a bucket of S3-compatible storage.
 
-The server is not trusted: after every put the object is read back and hashed, unless the server
-has shown that it rejects an object whose SHA-256 is not the one in the request. A conditional put
+The server is not trusted: after every put the object is read back and hashed. This is skipped only
+if the server has shown that it rejects an object with a wrong SHA-256. A conditional put
 (``If-None-Match: *``) keeps the first bytes, if the server supports it. Otherwise the store asks
 before the put whether the key is free. Then two puts at the same moment could both find it free;
 the ledger's claims prevent that, because only one worker has an asset.
@@ -34,7 +34,7 @@ from receiver.errors import ObjectDiffersError, StoreError
 if TYPE_CHECKING:  # stubs are a development tool, not installed with the service
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
-MARKER = ".receiver"  # name of the object that `check` writes once; it is no valid key
+MARKER = ".receiver"  # name of the object that `check` writes once; it is not a valid key
 _WAIT = 5.0  # seconds that a thread waits for another one that writes the marker
 
 

@@ -35,8 +35,8 @@ _BLOCK = 256 * 1024  # bytes hashed at once
 # What a put says about its bytes, so that the server can verify them.
 Checksum = Literal["sha256", "md5", "none"]
 
-# What boto3 raises. ValueError and RecursionError come from responses that are not S3's: a number
-# that is none, or endless redirects.
+# What boto3 raises. ValueError and RecursionError come from responses that are not S3's: a
+# malformed number, or endless redirects.
 _FOREIGN_ERRORS = (
     ClientError,
     BotoCoreError,
@@ -134,7 +134,8 @@ class Bucket:
     def exists(self, name: str) -> bool:
         """Return whether there is such an object.
 
-        The answer to a HEAD has no body. So a refused one is repeated as GET, to hear why.
+        The answer to a HEAD has no body. So a refused one is repeated as GET, whose answer says
+        why.
         """
         try:
             self.call(lambda client: client.head_object(Bucket=self.name, Key=name))
@@ -184,7 +185,7 @@ class Bucket:
         return client
 
     def _suspicion(self, error: Exception) -> str:
-        """Return what else may be the cause of an error, judged by the settings."""
+        """Return what else may be the cause of an error, as the settings suggest."""
         if self._client.made is None:
             return ""
         found = bucket_in_endpoint(self._client.made.meta.endpoint_url, self.name)

@@ -20,7 +20,7 @@ _ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
 def encryption(value: str) -> str:
-    """Return the encryption as S3 spells it. Raise ValueError if it is none."""
+    """Return the encryption as S3 spells it. Raise ValueError for anything else."""
     if value and value.lower() not in _ENCRYPTIONS:
         raise ValueError(f"should be {', '.join(_ENCRYPTIONS.values())}, or empty: the bucket's")
     return _ENCRYPTIONS.get(value.lower(), "")
@@ -48,7 +48,7 @@ class PutHeaders(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class S3Options:
-    """How to speak to the server, and how it shall store objects; the settings validate them."""
+    """How to speak to the server, and how it should store objects; the settings validate them."""
 
     addressing_style: AddressingStyle = "auto"
     checksums: Checksums = "when_required"

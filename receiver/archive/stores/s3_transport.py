@@ -1,4 +1,4 @@
-"""Time limits for every request to a bucket, of whatever operation.
+"""Time limits for every request to a bucket, whatever its operation.
 
 botocore limits each wait for data only, so a server that sends one byte now and then could hold a
 thread for hours. Here the waits of one request count together, as sockets see them: a caller who

@@ -42,8 +42,8 @@ def audit(connection: Connection, since: str = "") -> Audit:
     """Count the jobs in one way and what became of them in another, and compare.
 
     Ends are counted by the events that announced them, the other jobs by their ``due_at``. With
-    ``since``, only jobs with this ref or a later one are examined like that: of the jobs before it,
-    a final state counts as an end.
+    ``since``, only jobs from this ref on are examined like that; for earlier jobs a final state
+    counts as an end.
     """
     examined = jobs.c.ref >= since
     numbers = count_by_state(connection) if since else _by_state(connection)
@@ -58,7 +58,7 @@ def audit(connection: Connection, since: str = "") -> Audit:
     in_flight = _count(connection, jobs.c.due_at.isnot(None))
     violations = _violations(since)
     if all(announced[state, state] == found[state] for state in FINAL_STATES):
-        del violations[_ANNOUNCED]  # all are: searching for those that are not reads all events
+        del violations[_ANNOUNCED]  # usually all are; a search for the others would read all events
     broken = {
         invariant: refs
         for invariant, condition in violations.items()
@@ -83,8 +83,8 @@ def count_by_state(connection: Connection) -> Counter[str]:
 
 
 def _by_state(connection: Connection, *which: ColumnElement[bool]) -> Counter[str]:
-    question = select(jobs.c.state, func.count()).where(*which).group_by(jobs.c.state)
-    return Counter(dict(connection.execute(question).all()))
+    query = select(jobs.c.state, func.count()).where(*which).group_by(jobs.c.state)
+    return Counter(dict(connection.execute(query).all()))
 
 
 def _own(table: Table, since: str) -> ColumnElement[bool]:
@@ -112,13 +112,13 @@ def _announced_ends(connection: Connection, since: str) -> Counter[tuple[str, st
     """Count the jobs by their state, and by an end that was announced."""
     ends = {f"job.{state}": state for state in FINAL_STATES}
     kind = _type(since).label("kind")
-    question = (
+    query = (
         select(jobs.c.state, kind, func.count())
         .join_from(jobs, events, _is_end(since, *ends))
         .where(jobs.c.ref >= since)
         .group_by(jobs.c.state, kind)
     )
-    rows = connection.execute(question)
+    rows = connection.execute(query)
     return Counter({(state, str(ends[kind])): count for state, kind, count in rows})
 
 
@@ -154,5 +154,5 @@ def _count(connection: Connection, condition: ColumnElement[bool]) -> int:
 
 
 def _refs(connection: Connection, condition: ColumnElement[bool]) -> list[str]:
-    question = select(jobs.c.ref).where(condition).order_by(jobs.c.ref).limit(20)
-    return list(connection.execute(question).scalars())
+    query = select(jobs.c.ref).where(condition).order_by(jobs.c.ref).limit(20)
+    return list(connection.execute(query).scalars())

@@ -40,7 +40,7 @@ class BacklogQueries:
     def _measure(self, connection: Connection) -> Backlog:
         now = self._now()
         waiting = assets.c.due_at.isnot(None)
-        # Converted, because the index has when a URL dies, not when its risk begins.
+        # Converted, because the index has the time when a URL expires, not when its risk begins.
         dies_before = now - risk_begins(0.0, self._lifetime)
         return Backlog(
             due={
@@ -58,7 +58,8 @@ class BacklogQueries:
 def is_at_risk(now: float) -> ColumnElement[bool]:
     """Return the condition of assets in the last quarter of their URL's own life.
 
-    URLs of some providers live for minutes. No index has it, so ask with a limit of ``expires_at``.
+    URLs of some providers are valid for minutes only. No index has this condition, so combine it
+    with a limit of ``expires_at``.
     """
     lifetime = assets.c.expires_at - assets.c.announced_at
     return assets.c.expires_at - lifetime / 4 <= now

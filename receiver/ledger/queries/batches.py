@@ -61,8 +61,8 @@ class BatchQueries:
         """Return the numbers of a batch; None if no job belongs to it."""
         within = select(jobs.c.state, jobs.c.reason).where(jobs.c.batch == name)
         newest = within.order_by(jobs.c.ref.desc()).limit(MOST_COUNTED).subquery()
-        question = select(newest.c.state, newest.c.reason, func.count())
-        grouped = question.group_by(newest.c.state, newest.c.reason)
+        query = select(newest.c.state, newest.c.reason, func.count())
+        grouped = query.group_by(newest.c.state, newest.c.reason)
         rows = self._database.read(lambda connection: connection.execute(grouped).all())
         states, reasons = Counter[JobState](), Counter[Reason]()
         for state, reason, count in rows:
@@ -76,13 +76,13 @@ class BatchQueries:
         newest = select(jobs.c.batch, jobs.c.state, jobs.c.ref).order_by(jobs.c.ref.desc())
         window = newest.limit(WINDOW).subquery()
         last = func.max(window.c.ref)
-        question = (
+        query = (
             select(window.c.batch, window.c.state, func.count(), last)
             .where(window.c.batch.isnot(None))
             .group_by(window.c.batch, window.c.state)
             .order_by(last.desc())
         )
-        rows = self._database.read(lambda connection: connection.execute(question).all())
+        rows = self._database.read(lambda connection: connection.execute(query).all())
         found: dict[str, RecentBatch] = {}
         for name, state, count, ref in rows:
             found.setdefault(name, RecentBatch(name, {}, ref)).states[JobState(state)] = count

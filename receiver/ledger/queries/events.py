@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 # Counts end here; a higher number would not help anyone who reads it.
 MOST_COUNTED = 10_000
-# The success rate is that of a destination's newest deliveries, so many at most.
+# The success rate is computed from this many of a destination's newest deliveries.
 RECENT = 1000
 
 
@@ -42,10 +42,10 @@ class Recent:
 class DestinationStatus:
     """The deliveries of one destination; counts end at 10,000, times are epoch seconds.
 
-    ``not_handed`` are events without a delivery yet (many only if no worker serves the
-    destination), ``waiting`` are pending deliveries, ``due_since`` is when the first of them became
-    due. ``failing`` are those of the waiting ones whose last attempt failed. ``oldest_at`` is when
-    the oldest event happened that is neither delivered nor set aside. ``attempts`` and
+    ``not_handed`` are events without a delivery yet; there are many only if no worker serves the
+    destination. ``waiting`` are pending deliveries, and ``due_since`` is when the first of them
+    became due. ``failing`` are those of the waiting ones whose last attempt failed. ``oldest_at``
+    is when the oldest event happened that is neither delivered nor set aside. ``attempts`` and
     ``last_error`` are those of the oldest failing delivery, or else of the newest one set aside.
     """
 
@@ -81,21 +81,21 @@ class EventQueries:
 
     def newest(self) -> int:
         """Return the number of the newest event, 0 if there is none."""
-        question = select(func.max(events.c.id))
-        return self._read(lambda connection: connection.execute(question).scalar()) or 0
+        query = select(func.max(events.c.id))
+        return self._read(lambda connection: connection.execute(query).scalar()) or 0
 
     def after(self, number: int = 0, limit: int = 100) -> list[dict[str, Any]]:
         """Return up to ``limit`` events after the one with this number, oldest first."""
-        question = select(events).where(events.c.id > number).order_by(events.c.id).limit(limit)
-        return self._rows(question)
+        query = select(events).where(events.c.id > number).order_by(events.c.id).limit(limit)
+        return self._rows(query)
 
     def of_job(self, ref: str) -> list[dict[str, Any]]:
         """Return the events about a job and its assets, in order."""
         return self._rows(select(events).where(events.c.ref == ref).order_by(events.c.id))
 
-    def _rows(self, question: Select[Any]) -> list[dict[str, Any]]:
+    def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
         return self._read(
-            lambda connection: [dict(row._mapping) for row in connection.execute(question)]  # noqa: SLF001 - documented
+            lambda connection: [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - documented
         )
 
     def following(
@@ -114,8 +114,8 @@ class EventQueries:
                 events.c.rebuilt == 0,
                 *([events.c.type.in_(types)] if types else []),
             ]
-            question = select(events).where(*wanted).order_by(events.c.id)
-            return connection.execute(question).all(), upto
+            query = select(events).where(*wanted).order_by(events.c.id)
+            return connection.execute(query).all(), upto
 
         return self._read(work)
 
@@ -126,16 +126,16 @@ class EventQueries:
         )
 
     def set_aside(self, after: int = 0, limit: int = 100) -> list[EventDelivery]:
-        """Return deliveries that were given up, oldest event first, after the event ``after``."""
-        question = select(sendings).where(sendings.c.state == SET_ASIDE, sendings.c.event > after)
-        question = question.order_by(sendings.c.event, sendings.c.destination).limit(limit)
+        """Return deliveries that were set aside, oldest event first, after the event ``after``."""
+        query = select(sendings).where(sendings.c.state == SET_ASIDE, sendings.c.event > after)
+        query = query.order_by(sendings.c.event, sendings.c.destination).limit(limit)
         return self._read(
-            lambda connection: [event_delivery_of(row) for row in connection.execute(question)]
+            lambda connection: [event_delivery_of(row) for row in connection.execute(query)]
         )
 
     def failing(self, names: Sequence[str], limit: int = 100) -> list[FailingDelivery]:
         """Return deliveries to these destinations whose last attempt failed, oldest event first."""
-        question = (
+        query = (
             select(sendings, events.c.type, events.c.created_at)
             .join(events, events.c.id == sendings.c.event)
             .where(sendings.c.destination.in_(names), FAILING)
@@ -145,7 +145,7 @@ class EventQueries:
         return self._read(
             lambda connection: [
                 FailingDelivery(event_delivery_of(row), row.type, row.created_at)
-                for row in connection.execute(question)
+                for row in connection.execute(query)
             ]
         )
 
@@ -180,15 +180,15 @@ def _status(connection: Connection, name: str) -> DestinationStatus:
 def _oldest_at(connection: Connection, name: str) -> float | None:
     """Return when the oldest event happened that is neither delivered nor set aside.
 
-    That is the oldest failing one, the one that is due first (those that were not tried yet become
-    due in their order), or the first one behind the cursor.
+    It is one of three: the oldest failing one; the one that is due first, because those that were
+    not tried yet become due in their order; or the first one behind the cursor.
     """
     mine = select(sendings.c.event).where(sendings.c.destination == name)
     first_due = mine.where(sendings.c.due_at.isnot(None)).order_by(sendings.c.due_at).limit(1)
     failing = mine.where(FAILING).order_by(sendings.c.event).limit(1)
     cursor = select(destinations.c.cursor).where(destinations.c.name == name).scalar_subquery()
     behind = select(events.c.id).where(events.c.id > cursor).order_by(events.c.id).limit(1)
-    found = [connection.execute(question).scalar() for question in (first_due, failing, behind)]
+    found = [connection.execute(query).scalar() for query in (first_due, failing, behind)]
     oldest = min((number for number in found if number is not None), default=None)
     happened = select(events.c.created_at).where(events.c.id == oldest)
     moment: float | None = None if oldest is None else connection.execute(happened).scalar()

@@ -1,9 +1,9 @@
 """Lists of jobs, fast with millions of jobs: pages by key, never by offset.
 
 A text is looked up in the index of texts; a ref, a provider's id and a caller's key have indexes of
-their own. What no index finds (a text of one or two letters, model and state together) is searched
-for in one window of the newest rows; the page says where that ended, and the next request continues
-there. A ref contains its time, so a period is a range of refs.
+their own. Some conditions have no index: a text of one or two letters, or model and state together.
+For them one window of the newest rows is searched. The page says where the window ended, and the
+next request continues there. A ref contains its time, so a period is a range of refs.
 """
 
 import re
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 # Rows that one search reads at most, and those that the index of texts finds, which cost more.
 WINDOW, CANDIDATES = 20_000, 8000
-# Of the latter: rows that are read first, and those that are read or counted at once.
+# With the index of texts: rows that are read first, and rows that are read or counted at once.
 _PORTION, _COUNTED = 200, 2000
-# What may be a part of a ref or of a provider's id, which the index of texts does not have.
+# Texts that may be a part of a ref or of a provider's id, which are not in the index of texts.
 _ID = re.compile(r"[!-~]+")
 _IDS = ("ref", "provider_id")
 _TEXTS = (*_IDS, "model", "prompt", "key", "batch")
@@ -60,7 +60,7 @@ class Wanted:
 class Page:
     """Some jobs, newest first; ``next`` is the ref to continue after, None at the end.
 
-    A search may return less than a full page, even none, and still not be at the end.
+    A search may return a short or empty page before the end.
     """
 
     jobs: list[Job]
@@ -101,8 +101,8 @@ class JobListQueries:
             if last is None:
                 return None
             within = (*_indexed(wanted, ""), jobs.c.ref > than, *_unindexed(wanted))
-            question = select(*job_columns).where(*within, *_near(wanted, than, last))
-            row = connection.execute(question.order_by(jobs.c.ref).limit(1)).one_or_none()
+            query = select(*job_columns).where(*within, *_near(wanted, than, last))
+            row = connection.execute(query.order_by(jobs.c.ref).limit(1)).one_or_none()
             return job_of(row) if row else None
 
         return self._read(work)
@@ -118,9 +118,9 @@ class JobListQueries:
             return self._searched_page(connection, wanted, after, limit, _IDS)
         if _unindexed(wanted):
             return self._searched_page(connection, wanted, after, limit)
-        question = select(*job_columns).where(*_indexed(wanted, after))
-        question = question.order_by(jobs.c.ref.desc()).limit(limit + 1)
-        return page_of([job_of(row) for row in connection.execute(question)], limit)
+        query = select(*job_columns).where(*_indexed(wanted, after))
+        query = query.order_by(jobs.c.ref.desc()).limit(limit + 1)
+        return page_of([job_of(row) for row in connection.execute(query)], limit)
 
     def _indexed_page(
         self, connection: Connection, wanted: Wanted, pieces: list[str], after: str, limit: int
@@ -147,8 +147,8 @@ class JobListQueries:
     ) -> Page:
         """Return a page of the jobs in one window that have the text in one of these columns."""
         conditions, end = self._window_of(connection, wanted, after, texts)
-        question = select(*job_columns).where(*conditions).order_by(jobs.c.ref.desc())
-        rows = connection.execute(question.limit(limit + 1)).all()
+        query = select(*job_columns).where(*conditions).order_by(jobs.c.ref.desc())
+        rows = connection.execute(query.limit(limit + 1)).all()
         page = page_of([job_of(row) for row in rows], limit)
         return page if page.next or not end else replace(page, next=end)
 
@@ -185,9 +185,9 @@ class JobListQueries:
         if not found:
             return []
         others = (*_indexed(wanted, ""), *_unindexed(replace(wanted, text="")))
-        question = select(*job_columns).where(jobs.c.ref.in_(found), *others)
-        question = question.order_by(jobs.c.ref.desc())
-        return [job_of(row) for row in connection.execute(question)]
+        query = select(*job_columns).where(jobs.c.ref.in_(found), *others)
+        query = query.order_by(jobs.c.ref.desc())
+        return [job_of(row) for row in connection.execute(query)]
 
     def count(self, wanted: Wanted, most: int = 10_000) -> Count:
         """Count the wanted jobs up to ``most``; a search counts those in one window."""
@@ -279,8 +279,8 @@ def _bounds(wanted: Wanted, after: str) -> tuple[str, str]:
 
 def _jobs_at(connection: Connection, refs: list[str]) -> list[Job]:
     """Return these jobs, newest first."""
-    question = select(*job_columns).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref.desc())
-    return [job_of(row) for row in connection.execute(question)] if refs else []
+    query = select(*job_columns).where(jobs.c.ref.in_(refs)).order_by(jobs.c.ref.desc())
+    return [job_of(row) for row in connection.execute(query)] if refs else []
 
 
 def _newer_with(connection: Connection, wanted: Wanted, pieces: list[str], than: str) -> Job | None:
@@ -314,10 +314,10 @@ def _refs(wanted: Wanted, low: str = "", high: str = "") -> Select[tuple[str]]:
     """
     if wanted.metadata:
         ref, (first, last) = job_metadata.c.ref, _bounds(wanted, high)
-        question = refs_with_metadata(*wanted.metadata).where(ref >= first, ref < last)
+        query = refs_with_metadata(*wanted.metadata).where(ref >= first, ref < last)
     else:
-        ref, question = jobs.c.ref, select(jobs.c.ref).where(*_indexed(wanted, high))
-    return question.where(ref > low).order_by(ref) if low else question.order_by(ref.desc())
+        ref, query = jobs.c.ref, select(jobs.c.ref).where(*_indexed(wanted, high))
+    return query.where(ref > low).order_by(ref) if low else query.order_by(ref.desc())
 
 
 def _near(wanted: Wanted, low: str, high: str) -> list[ColumnElement[bool]]:

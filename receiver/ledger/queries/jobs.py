@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case,
 from receiver.ledger import claims
 from receiver.ledger.caller_fields import MAX_SHOWN, shown_params
 from receiver.ledger.database import Database
-from receiver.ledger.many_rows import answers, names
+from receiver.ledger.many_rows import names, select_each
 from receiver.ledger.rows import (
     Asset,
     DeliveryEntry,
@@ -26,7 +26,7 @@ T = TypeVar("T")
 REF_LENGTH = 26
 
 
-# Every job that ends asks for these.
+# Read for every job that ends.
 _RECORD = (
     f"SELECT {names(job_columns)}, params, metadata FROM jobs WHERE ref {{of_refs}}",  # noqa: S608 - names of columns
     f"SELECT {names(assets.columns)} FROM assets WHERE ref {{of_refs}} ORDER BY idx",  # noqa: S608 - as above
@@ -92,8 +92,8 @@ class JobQueries:
     def has_callback(self) -> bool:
         """Return whether one of the first 1,000 deliveries was a callback."""
         first = select(deliveries.c.source).order_by(deliveries.c.id).limit(1000).subquery()
-        question = select(first.c.source).where(first.c.source == Source.CALLBACK).limit(1)
-        return self._read(lambda connection: connection.execute(question).first()) is not None
+        query = select(first.c.source).where(first.c.source == Source.CALLBACK).limit(1)
+        return self._read(lambda connection: connection.execute(query).first()) is not None
 
     def job(self, ref: str) -> Job | None:
         """Return one job; None if there is none."""
@@ -105,11 +105,11 @@ class JobQueries:
 
     def refs_beginning(self, text: str, limit: int) -> list[str]:
         """Return the refs that begin with these characters in upper case, the first ``limit``."""
-        # A range, because no index of every collation finds LIKE.
+        # A range, because LIKE uses no index with some collations.
         last = jobs.c.ref <= text.ljust(REF_LENGTH, "Z")
-        question = select(jobs.c.ref).where(jobs.c.ref >= text, last).order_by(jobs.c.ref)
+        query = select(jobs.c.ref).where(jobs.c.ref >= text, last).order_by(jobs.c.ref)
         found = self._read(
-            lambda connection: connection.execute(question.limit(limit)).scalars().all()
+            lambda connection: connection.execute(query.limit(limit)).scalars().all()
         )
         return [ref for ref in found if ref.startswith(text)]
 
@@ -128,30 +128,30 @@ class JobQueries:
             wanted.append(or_(*(column.icontains(search, autoescape=True) for column in columns)))
         if after:
             wanted.append(jobs.c.ref < after)
-        question = select(*job_columns).where(and_(True, *wanted)).order_by(jobs.c.ref.desc())
-        return self._jobs(question.limit(limit))
+        query = select(*job_columns).where(and_(True, *wanted)).order_by(jobs.c.ref.desc())
+        return self._jobs(query.limit(limit))
 
     def newest_key(self, prefix: str, since: str) -> str | None:
-        """Return the key of the newest job after the ref ``since`` whose key begins so."""
-        question = select(jobs.c.key).where(
+        """Return the newest key that begins with ``prefix``, of jobs after the ref ``since``."""
+        query = select(jobs.c.key).where(
             jobs.c.ref > since, jobs.c.key.startswith(prefix, autoescape=True)
         )
-        newest = question.order_by(jobs.c.ref.desc()).limit(1)
+        newest = query.order_by(jobs.c.ref.desc()).limit(1)
         return self._read(lambda connection: connection.execute(newest).scalar())
 
-    def _jobs(self, question: Select[Any]) -> list[Job]:
-        return self._read(lambda connection: [job_of(row) for row in connection.execute(question)])
+    def _jobs(self, query: Select[Any]) -> list[Job]:
+        return self._read(lambda connection: [job_of(row) for row in connection.execute(query)])
 
     def params(self, ref: str) -> str:
         """Return the other fields of a job's request as a JSON object; "{}" if there is no job."""
-        question = select(jobs.c.params).where(jobs.c.ref == ref)
-        return self._read(lambda connection: connection.execute(question).scalar()) or "{}"
+        query = select(jobs.c.params).where(jobs.c.ref == ref)
+        return self._read(lambda connection: connection.execute(query).scalar()) or "{}"
 
     def requests(self, refs: Sequence[str]) -> dict[str, ShownRequest]:
-        """Return what is shown of the requests of some hundred jobs."""
-        question = select(jobs.c.ref, _SHOWN, jobs.c.metadata, jobs.c.webhook)
-        question = question.where(jobs.c.ref.in_(refs))
-        found = self._read(lambda connection: connection.execute(question).all())
+        """Return what is shown of the requests of a few hundred jobs."""
+        query = select(jobs.c.ref, _SHOWN, jobs.c.metadata, jobs.c.webhook)
+        query = query.where(jobs.c.ref.in_(refs))
+        found = self._read(lambda connection: connection.execute(query).all())
         return {
             ref: ShownRequest(
                 json.loads(shown or shown_params(json.loads(self.params(ref))) or "{}"),
@@ -163,14 +163,14 @@ class JobQueries:
 
     def webhook(self, ref: str) -> str | None:
         """Return the address of a job's webhook, with its secrets; None if it has none."""
-        question = select(jobs.c.webhook).where(jobs.c.ref == ref)
-        return self._read(lambda connection: connection.execute(question).scalar())
+        query = select(jobs.c.webhook).where(jobs.c.ref == ref)
+        return self._read(lambda connection: connection.execute(query).scalar())
 
     def record(self, ref: str) -> JobRecord | None:
         """Return a job with all that its manifest says; None if there is none."""
 
         def work(connection: Connection) -> JobRecord | None:
-            job, found, log = answers(connection, _RECORD, [ref])
+            job, found, log = select_each(connection, _RECORD, [ref])
             if not job:
                 return None
             *row, params, metadata = job[0]
@@ -185,19 +185,17 @@ class JobQueries:
         return self._read(work)
 
     def states(self, refs: Sequence[str]) -> dict[str, tuple[JobState, Reason | None]]:
-        """Return state and reason of some hundred jobs; unknown refs are left out."""
-        question = select(jobs.c.ref, jobs.c.state, jobs.c.reason).where(jobs.c.ref.in_(refs))
-        found = self._read(lambda connection: connection.execute(question).all())
+        """Return state and reason of a few hundred jobs; unknown refs are left out."""
+        query = select(jobs.c.ref, jobs.c.state, jobs.c.reason).where(jobs.c.ref.in_(refs))
+        found = self._read(lambda connection: connection.execute(query).all())
         return {ref: (JobState(state), Reason(why) if why else None) for ref, state, why in found}
 
     # Assets.
 
     def assets(self, refs: list[str]) -> dict[str, list[Asset]]:
         """Return the assets of each of these jobs, in order."""
-        question = select(assets).where(assets.c.ref.in_(refs)).order_by(assets.c.ref, assets.c.idx)
-        rows = self._read(
-            lambda connection: [asset_of(row) for row in connection.execute(question)]
-        )
+        query = select(assets).where(assets.c.ref.in_(refs)).order_by(assets.c.ref, assets.c.idx)
+        rows = self._read(lambda connection: [asset_of(row) for row in connection.execute(query)])
         found: dict[str, list[Asset]] = {ref: [] for ref in refs}
         for asset in rows:
             found[asset.ref].append(asset)
@@ -206,10 +204,8 @@ class JobQueries:
     def attempts(self, ref: str, limit: int = 500) -> list[Attempt]:
         """Return the last ``limit`` failed attempts to archive a job's assets, in order."""
         columns = (attempts.c.idx, attempts.c.at, attempts.c.error)
-        question = select(*columns).where(attempts.c.ref == ref).order_by(attempts.c.id.desc())
-        newest_first = self._read(
-            lambda connection: connection.execute(question.limit(limit)).all()
-        )
+        query = select(*columns).where(attempts.c.ref == ref).order_by(attempts.c.id.desc())
+        newest_first = self._read(lambda connection: connection.execute(query.limit(limit)).all())
         return [Attempt(*row) for row in reversed(newest_first)]
 
     # Deliveries.
@@ -220,29 +216,29 @@ class JobQueries:
 
     def deliveries(self, ref: str) -> list[DeliveryRow]:
         """Return a job's deliveries, in the order of arrival."""
-        question = select(deliveries).where(deliveries.c.ref == ref).order_by(deliveries.c.id)
-        return self._deliveries(question)
+        query = select(deliveries).where(deliveries.c.ref == ref).order_by(deliveries.c.id)
+        return self._deliveries(query)
 
     def delivery(self, number: int) -> DeliveryRow | None:
         """Return one delivery by its number; None if there is none."""
-        question = select(deliveries).where(deliveries.c.id == number)
-        return next(iter(self._deliveries(question)), None)
+        query = select(deliveries).where(deliveries.c.id == number)
+        return next(iter(self._deliveries(query)), None)
 
-    def _deliveries(self, question: Select[Any]) -> list[DeliveryRow]:
+    def _deliveries(self, query: Select[Any]) -> list[DeliveryRow]:
         return self._read(
-            lambda connection: [DeliveryRow(**row._mapping) for row in connection.execute(question)]  # noqa: SLF001 - documented
+            lambda connection: [DeliveryRow(**row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - documented
         )
 
     def body(self, number: int, start: int, length: int) -> bytes:
         """Return a part of a delivery's body, which may be too large for memory."""
         part = select(func.substr(deliveries.c.body, start + 1, length))
-        question = part.where(deliveries.c.id == number)
-        return bytes(self._read(lambda connection: connection.execute(question).scalar()) or b"")
+        query = part.where(deliveries.c.id == number)
+        return bytes(self._read(lambda connection: connection.execute(query).scalar()) or b"")
 
     # Due work.
 
     def oldest_due(self, now: float) -> float | None:
-        """Return since when the oldest due row waits for a worker; None if none waits."""
+        """Return the time since which the oldest due row waits for a worker; None if none waits."""
         return self._read(lambda connection: claims.oldest_due(connection, now))
 
     def starving(self, due_before: float) -> int:

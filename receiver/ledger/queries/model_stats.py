@@ -40,7 +40,7 @@ class ModelStats:
     to_callback: list[float] = field(default_factory=list)
     # From the arrival of a URL until its picture was archived.
     to_archive: list[float] = field(default_factory=list)
-    # What was left of a URL's life when its picture was archived.
+    # Seconds until its URL would have expired, when a picture was archived.
     life_left: list[float] = field(default_factory=list)
     lifetime: float | None = None  # of the newest URL
     files: int = 0  # archived ones
@@ -131,11 +131,11 @@ def _add_deliveries(
         verdict: func.count(case((deliveries.c.verdict == verdict, 1)))
         for verdict in (Decision.DUPLICATE, Decision.REFRESHED)
     }
-    question = select(deliveries.c.ref, func.count(), func.min(called), *counted.values()).where(
+    query = select(deliveries.c.ref, func.count(), func.min(called), *counted.values()).where(
         deliveries.c.ref >= oldest
     )
     for ref, number, first_call, duplicates, refreshed in connection.execute(
-        question.group_by(deliveries.c.ref)
+        query.group_by(deliveries.c.ref)
     ):
         if ref in of:
             stats = of[ref]

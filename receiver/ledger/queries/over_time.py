@@ -1,8 +1,8 @@
 """Figures over time: ends and failures of jobs, and how long callbacks and archiving took.
 
-A period is divided into parts. Each is a few reads of its own: exact counts, from totals that
-the ledger keeps, and durations of at most ``SAMPLE`` jobs, so that the cost is limited however
-large the ledger is.
+A period is divided into parts, and each part needs a few reads: exact counts, from totals that the
+ledger keeps, and durations of at most ``SAMPLE`` jobs. So the cost is limited however large the
+ledger is.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ SAMPLE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """Half of the cases, and 95 % of them, took at most so many seconds; None without cases."""
+    """Seconds that 50 % and 95 % of the cases took at most; None without cases."""
 
     half: float | None
     most: float | None

@@ -1,4 +1,4 @@
-"""The last archived picture, and the pictures whose URL dies soon."""
+"""The last archived picture, and the pictures whose URL expires soon."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ MOST_RISKS = 500
 
 @dataclass(frozen=True, slots=True)
 class Endangered:
-    """A picture that is not archived yet and whose URL dies soon, and its job."""
+    """A picture that is not archived yet and whose URL expires soon, and its job."""
 
     asset: Asset
     job: Job
@@ -32,16 +32,16 @@ class PictureQueries:
 
     def newest(self) -> int:
         """Return the number of the event of the last archived picture, 0 if there is none."""
-        question = select(func.max(events.c.id)).where(events.c.type == EventType.ASSET_ARCHIVED)
-        return self._database.read(lambda connection: connection.execute(question).scalar()) or 0
+        query = select(func.max(events.c.id)).where(events.c.type == EventType.ASSET_ARCHIVED)
+        return self._database.read(lambda connection: connection.execute(query).scalar()) or 0
 
     def endangered(
         self, before: float, limit: int = 100, *, now: float | None = None
     ) -> list[Endangered]:
-        """Return pending pictures that may be lost, the first URL to die first.
+        """Return pending pictures that may be lost, sorted by the expiry of their URLs.
 
-        These are pictures whose URL dies before ``before`` and, if ``now`` is given, is in the last
-        quarter of its own life; and those whose job was announced as at risk.
+        These are pictures whose URL expires before ``before`` and, if ``now`` is given, is in the
+        last quarter of its lifetime; and those whose job was announced as at risk.
         """
 
         def work(connection: Connection) -> list[Endangered]:

@@ -10,7 +10,7 @@ from receiver.ledger.rows import job_of
 from receiver.ledger.tables import assets, deliveries, job_columns, jobs
 from receiver.model import AssetState
 
-# A part of the message of everything that was given up after repeated crashes.
+# A part of the message of everything that was set aside after repeated crashes.
 SET_ASIDE = "set aside"
 # Written as text: SQLite uses a partial index only for exactly its condition.
 _UNREADABLE = and_(text("verdict = 'unreadable'"), deliveries.c.dismissed_at.is_(None))
@@ -35,7 +35,7 @@ class SetAsideQueries:
         self._database = database
 
     def jobs(self, after: str = "", limit: int = 50) -> Page:
-        """Return jobs that were given up because they or an asset kept crashing workers.
+        """Return jobs that were set aside because they or an asset kept crashing workers.
 
         Newest first, after the ref ``after``.
         """
@@ -46,9 +46,9 @@ class SetAsideQueries:
             assets.c.state != AssetState.PENDING,
         )
         wanted = [jobs.c.ref.in_(union(crashed, lost)), *([jobs.c.ref < after] if after else [])]
-        question = select(*job_columns).where(*wanted).order_by(jobs.c.ref.desc()).limit(limit + 1)
+        query = select(*job_columns).where(*wanted).order_by(jobs.c.ref.desc()).limit(limit + 1)
         found = self._database.read(
-            lambda connection: [job_of(row) for row in connection.execute(question)]
+            lambda connection: [job_of(row) for row in connection.execute(query)]
         )
         return page_of(found, limit)
 
@@ -56,11 +56,11 @@ class SetAsideQueries:
         """Return deliveries that could not be read, newest first, with numbers below ``before``."""
         names = ("id", "ref", "source", "verdict", "received_at")
         columns = [deliveries.c[name] for name in names]
-        question = select(*columns, func.length(deliveries.c.body).label("size")).where(_UNREADABLE)
-        question = question if before is None else question.where(deliveries.c.id < before)
-        question = question.order_by(deliveries.c.id.desc()).limit(limit)
+        query = select(*columns, func.length(deliveries.c.body).label("size")).where(_UNREADABLE)
+        query = query if before is None else query.where(deliveries.c.id < before)
+        query = query.order_by(deliveries.c.id.desc()).limit(limit)
         return self._database.read(
-            lambda connection: [OddDelivery(**row._mapping) for row in connection.execute(question)]  # noqa: SLF001 - documented
+            lambda connection: [OddDelivery(**row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - documented
         )
 
     def count(self, most: int = 100) -> int:

@@ -11,7 +11,7 @@ from receiver.ledger.queries.audit import Audit, audit, count_by_state
 from receiver.ledger.tables import jobs
 from receiver.model import FINAL_STATES, JobState, Reason, new_ref
 
-# Jobs that are always audited as a whole: up to so many it takes milliseconds.
+# Up to this many jobs are always audited completely, which takes milliseconds.
 FEW = 20_000
 # Seconds. Long before, every job has ended; only an operator's retry changes it later.
 RECENT = 2 * 24 * 3600.0
@@ -75,8 +75,8 @@ class Totals:
     def recent_audit(self, now: float) -> Audit:
         """Check the invariants of the jobs that were submitted in the last ``RECENT`` seconds.
 
-        With few jobs in the ledger check them all. It is for those who ask often: with a million
-        jobs the whole audit takes seconds, this one a fraction of one.
+        If the ledger has few jobs, check them all. Use this for frequent checks: with a million
+        jobs the whole audit takes seconds, this one a fraction of a second.
         """
 
         def check(connection: Connection) -> Audit:

@@ -33,7 +33,7 @@ _FAILED = {
     "failed": Reason.PROVIDER_ERROR,
 }
 _NOT_FOUND = "task not found"
-# How the result is delivered is not the caller's to choose.
+# Fields of the delivery, which callers may not set.
 _OURS = frozenset({"webhook_url", "webhook_secret"})
 
 
@@ -71,12 +71,12 @@ class Bfl(TaskDialect):
     def verify(self, headers: Headers, body: bytes, keys: Keys, now: float) -> Verified:
         """Verify the HMAC-SHA256 of the raw body with the secret of this job.
 
-        It has no time in it. A replayed callback is a duplicate of the same job, and changes
+        The signature has no time. A replayed callback is a duplicate of the same job, and changes
         nothing.
         """
         signature = headers.get("X-BFL-Signature", "")
         if not signature:
-            return Verified(Proof.TASK)  # by the ticket; it is read back
+            return Verified(Proof.TASK)  # proved by the ticket; the provider is polled
         is_valid = is_one_of(signature, (_signature(key, body) for key in keys.values))
         return Verified(Proof.BODY if is_valid else Proof.NONE)
 
@@ -104,7 +104,7 @@ class Bfl(TaskDialect):
         return [result.get("samples") or result.get("sample")]
 
     def build_poll(self, account: Account, task: Task) -> Request:
-        """Return the question for a task, at the address that BFL gave."""
+        """Return the request for a task, at the address that BFL gave."""
         path = f"/v1/get_result?id={quote(task.provider_id, safe='')}"
         return Request(task.poll_url or task.base_url + path, _authorization(account))
 
@@ -119,7 +119,7 @@ class Bfl(TaskDialect):
         return super().read_poll(account, task, head, body)
 
     def build_check(self, account: Account) -> Request | None:
-        """Return the question for our credits."""
+        """Return the request for our credits."""
         return Request(f"{account.base_url}/v1/credits", _authorization(account))
 
     def read_check(self, head: Head, body: bytes) -> float | None:

@@ -55,7 +55,7 @@ class Fal(TaskDialect):
     url_lifetime = URL_LIFETIME
 
     def mistakes(self, submission: Submission) -> list[str]:
-        """Refuse what would leave fal without the pictures, if the callback is lost."""
+        """Refuse options with which fal keeps no pictures, in case the callback is lost."""
         found = super().mistakes(submission)
         if submission.params.get("sync_mode"):
             found.append(
@@ -95,7 +95,7 @@ class Fal(TaskDialect):
         timestamp = headers.get("X-Fal-Webhook-Timestamp", "")
         signature = headers.get("X-Fal-Webhook-Signature", "")
         if not signature or not keys.values:
-            return Verified(Proof.TASK)  # by the ticket; it is read back
+            return Verified(Proof.TASK)  # proved by the ticket; the provider is polled
         lines = "\n".join([request_id, user_id, timestamp, sha256(body).hexdigest()])
         if not is_recent(timestamp, now) or not verifies(signature, lines.encode(), keys.values):
             return Verified(Proof.NONE)
@@ -136,11 +136,11 @@ class Fal(TaskDialect):
         return [value for value in payload.values() if isinstance(value, dict | list)]
 
     def build_poll(self, account: Account, task: Task) -> Request:
-        """Return the question for the status; when it is COMPLETED the result is asked for."""
+        """Return the request for the status; ``read_poll`` then asks for the result."""
         return Request(f"{_request_url(task)}/status", _authorization(account))
 
     def read_poll(self, account: Account, task: Task, head: Head, body: bytes) -> Request | None:
-        """Return the question for the result once the request is completed.
+        """Return the request for the result once the request is completed.
 
         The result of a request that failed has an error status and the reason as ``detail``.
         """
@@ -156,15 +156,15 @@ class Fal(TaskDialect):
         return None
 
     def build_check(self, account: Account) -> Request | None:
-        """Return None: no question to the queue is free of a model."""
+        """Return None: every request to the queue needs a model."""
         return None
 
     def read_check(self, head: Head, body: bytes) -> float | None:
-        """Return None: fal does not say what is left."""
+        """Return None: fal does not tell how many credits are left."""
         return None
 
     def build_keys(self, account: Account) -> Request | None:
-        """Return the question for fal's public keys."""
+        """Return the request for fal's public keys."""
         return Request(account.keys_url, {})
 
     def read_keys(self, head: Head, body: bytes) -> tuple[str, ...]:
@@ -199,9 +199,9 @@ def _payload(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _request_ids(body: bytes) -> tuple[str | None, str | None]:
-    """Return the request's id in a body, and that of its last attempt, which differs after retries.
+    """Return the request's id in a body, and the id of its last attempt (other after a retry).
 
-    fal does not say which of them its header has.
+    fal does not document which of them its header has.
     """
     try:
         found = answers.document(body)

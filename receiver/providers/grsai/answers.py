@@ -1,7 +1,7 @@
 """Answers to our own requests: submits, results, credits. No I/O.
 
-An accepted submit must never count as refused, because its picture is paid for, and its id must
-never be lost, because the answer is its only source.
+An accepted submit must never count as refused, because its picture is paid for. Its id must never
+be lost, because the answer is its only source.
 """
 
 import re
@@ -29,7 +29,7 @@ from receiver.providers.grsai.reports import (
     read_report,
 )
 
-# How answers say that all is well. Anything else is an error, most often -1.
+# Codes of success. Any other code is an error, most often -1.
 _FINE = frozenset({None, "", 0, "0", 200, "200", 201, "201", 202, "202", "success", "ok"})
 _NO_SUCH_TASK = frozenset({-22, "-22"})
 _TOO_MANY_REQUESTS = 429
@@ -67,7 +67,7 @@ def read_submit(head: Head, body: bytes) -> str:
 
 
 def find_id(body: bytes) -> str | None:
-    """Return the task's id in an answer that is no error, even if its end is missing."""
+    """Return the task's id in an answer that is not an error, even if its end is missing."""
     answer = _answer(body) or _beginning(body)
     found = _find_id(answer, _MAX_NESTED)
     return found if found and (_refusal(answer) is None or _is_accepted(answer)) else None
@@ -179,7 +179,7 @@ def _beginning(body: bytes) -> Any:
 
 
 def _find_id(value: Any, layers: int) -> str | None:
-    """Return the id in an answer: in what it wraps, in a bare text there, or beside the status."""
+    """Return the id in an answer: in the wrapped object or text, or next to the status."""
     if not isinstance(value, dict) or not layers:
         return None
     fields = plainly_named(value)
@@ -195,7 +195,7 @@ def _find_id(value: Any, layers: int) -> str | None:
 
 
 def _bare_id(value: Any) -> str | None:
-    """Return an id that stands alone; a sentence or a status is none."""
+    """Return an id that stands alone; None for a sentence or a status."""
     found = identifier(value)
     if not found or any(character.isspace() for character in found):
         return None
@@ -215,10 +215,10 @@ def _refusal(answer: Any) -> str | None:
 
 
 def _is_accepted(answer: dict[str, Any]) -> bool:
-    """Return whether an answer with an id took the job, although something in it looks wrong.
+    """Return whether an answer with an id accepted the job although something in it looks wrong.
 
-    Its code says so, or it has an unknown code and no word about an error, or it is a task object,
-    which may have failed already.
+    There are three cases: its code says so; it has an unknown code and no word about an error; or
+    it is a task object, even of a task that has failed already.
     """
     if answer.get("success") is False:
         return False

@@ -1,9 +1,9 @@
 """Bytes to JSON: strictly first, then tolerantly, with a list of what had to be repaired.
 
-A body is worth money if it names a task and its result, however it is spelled. So a field that
-is ignored may have any bytes, and the object may come compressed, in another charset, as a form
-field, in a list of one, or as JSON in a JSON string. All work and memory is bounded. Nothing is
-guessed: a value is either in the body or it is not.
+A body is worth money if it names a task and its result, however it is spelled. So a field that is
+ignored may have any bytes. The object may be compressed, in another charset, in a form field, in a
+list of one, or JSON in a JSON string. All work and memory is bounded. Nothing is guessed: a value
+is either in the body or it is not.
 """
 
 import re
@@ -20,11 +20,11 @@ from receiver.providers.grsai.loose_json import SPACE, decode
 from receiver.providers.grsai.streams import events
 
 # Bytes of a body after decompression, and how many times its size they may be. JSON becomes up to
-# 30 times as long, pictures in base64 (in large bodies) 1.4 times. With more, 16 KB from anybody
-# would cost seconds and a gigabyte.
+# 30 times as long, pictures in base64 (in large bodies) 1.4 times. With higher limits, 16 KB from a
+# stranger would cost seconds and a gigabyte.
 _SMALL, _SMALL_RATIO = 128 * 1024, 32
 _LARGE, _LARGE_RATIO = 1024 * 1024, 2
-# How often one layer of packing may be inside another.
+# Most layers around an object, one inside another.
 _MAX_LAYERS = 16
 # Objects, form fields or lines of events that are read of one body.
 _MAX_PARTS = 1000
@@ -47,7 +47,7 @@ _NULS = (
 _PACKED = re.compile(rb"\x1f\x8b|[\x08\x18\x28\x38\x48\x58\x68\x78][\x01\x5e\x9c\xda]")
 _TASK_IDS = ("id", "taskId", "task_id")
 _STATUSES = ("status", "state")
-# What envelopes say about the request, not about a task.
+# Words in envelopes that are about the request, not about a task.
 _ALL_IS_WELL = frozenset({"success", "ok", "true", "0", "200"})
 ENVELOPES = ("data", "task", "result", "payload", "body", "response", "json")
 
@@ -74,7 +74,7 @@ def parse(body: bytes) -> Document:
 def unwrap(document: Document) -> Document:
     """Return the task object in a document; raise UnreadableError if there is no object.
 
-    Envelopes (``{"code", "msg", "data"}``) are no repair, lists of one and JSON strings are.
+    Lists of one and JSON strings count as repairs, envelopes (``{"code", "msg", "data"}``) do not.
     """
     found = _unwrap(document.value, _MAX_LAYERS)
     if found is None:
@@ -88,7 +88,7 @@ def first_of(values: dict[str, Any], names: Iterable[str]) -> Any:
 
 
 def task_id(task: dict[str, Any]) -> Any:
-    """Return what names the task."""
+    """Return the field that names the task."""
     return first_of(task, _TASK_IDS)
 
 
@@ -285,7 +285,7 @@ def _layer(value: Any, layers: int, *repairs: str) -> Document | None:
 
 
 def _better(outer: Document, inner: Document) -> Document:
-    """Return what says more about a task; both together if one has the id, the other the status."""
+    """Return the object that says more about a task, or both merged if each has a part."""
     said, more = _rank(outer.value), _rank(inner.value)
     if said == more == 1 and bool(task_id(outer.value)) != bool(task_id(inner.value)):
         return Document({**outer.value, **inner.value}, inner.repairs)

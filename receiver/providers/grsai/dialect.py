@@ -77,7 +77,7 @@ class Grsai:
 
     def build_check(self, account: Account) -> Request | None:
         """Return the request for the credits."""
-        asked = request.Request(request.CREDITS_PATH, {"apiKey": account.key})
+        asked = request.GrsaiCall(request.CREDITS_PATH, {"apiKey": account.key})
         return _sent(account, asked)
 
     def read_check(self, head: Head, body: bytes) -> float | None:
@@ -93,6 +93,6 @@ class Grsai:
         return ()
 
 
-def _sent(account: Account, asked: request.Request, base_url: str = "") -> Request:
+def _sent(account: Account, asked: request.GrsaiCall, base_url: str = "") -> Request:
     headers = {"Authorization": f"Bearer {account.key}"}
     return Request((base_url or account.base_url) + asked.path, headers, asked.body)

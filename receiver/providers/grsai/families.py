@@ -1,6 +1,6 @@
 """What each family of GRSAI's models takes: endpoint, fields and limits, per API.
 
-The vendor ignores a field that a family does not have, and charges all the same. So every named
+The vendor ignores a field that a family does not have, and charges for the job. So every named
 option is translated here, and what a family cannot express is refused before anything is posted.
 Models appear every month, families rarely. A model of no known family gets the fields that most
 families share, and no limits.
@@ -39,7 +39,7 @@ class Fields:
     count: str | None = None
     references: str = "urls"
     ratios: tuple[str, ...] = ()
-    any_word: bool = False  # what is neither a ratio nor pixels is passed on too
+    any_word: bool = False  # other texts than ratios and pixels are passed on too
     pixels_of_ratios: bool = False  # pixels are allowed where they are those of a ratio
     max_pictures: int | None = 1
     max_references: int | None = None
@@ -49,7 +49,7 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Models whose names begin alike; ``draw`` is None if only the newer API has them."""
+    """Models whose names begin the same; ``draw`` is None if only the newer API has them."""
 
     prefixes: tuple[str, ...]
     draw: Fields | None
@@ -119,7 +119,7 @@ _UNKNOWN = Family(
 
 
 def fields_of(model: str, api: Api) -> Fields:
-    """Return the fields of a model; raise ValueError if this API does not have it."""
+    """Return the fields of a model; raise ValueError if this API does not have the model."""
     name = model.strip().lower()
     family = next((one for one in FAMILIES if name.startswith(one.prefixes)), _UNKNOWN)
     fields = family.newer if api is Api.NEWER else family.draw

@@ -1,9 +1,9 @@
-"""JSON values in a text, read as generously as it can be done without guessing."""
+"""JSON values in a text, read as generously as possible without guessing."""
 
 import json
 from typing import Any
 
-# What may stand around a value: white space, NUL, a byte order mark.
+# Characters that may stand around a value: white space, NUL, a byte order mark.
 SPACE = " \t\r\n\0\ufeff"
 # A longer integer is read as a float, so that no conversion takes long.
 _MAX_INT_DIGITS = 300

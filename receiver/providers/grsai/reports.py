@@ -1,7 +1,7 @@
 """Reports about tasks: callbacks, stream events and results, read into one shape. No I/O.
 
-The vendor's words stop here. Unknown fields are ignored, an unknown status means "still running"
-unless the result is there, and texts are cut to a maximum length, so that no body can cause
+The vendor's words are translated here. Unknown fields are ignored. An unknown status means "still
+running" unless the result is there. Texts are cut to a maximum length, so that no body can cause
 unlimited work in the rest of the service.
 """
 
@@ -53,7 +53,7 @@ _MESSAGE_FIELDS = (
     *("error", "errormessage", "errormsg", "msg", "message", "detail"),
     *("failurereason", "failreason"),
 )
-# What envelopes say when all is well.
+# Words in envelopes that mean success.
 _NO_MESSAGE = frozenset({"success", "ok", "succeeded", "null", "none"})
 _MODERATED = re.compile(
     r"moderat|violat|content.?(?:policy|filter)|safety.system|nsfw|inappropriate|flagged"
@@ -143,7 +143,7 @@ def message_of(task: dict[str, Any], layers: int = _MAX_NESTED) -> str:
 def plainly_named(task: dict[str, Any]) -> dict[str, Any]:
     """Return the fields with their names in lower case and without underscores.
 
-    Of equal names the first that says something counts.
+    Of equal names the first one with a value counts.
     """
     found: dict[str, Any] = {}
     for name, value in islice(task.items(), _MAX_FIELDS):

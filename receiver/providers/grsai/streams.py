@@ -18,7 +18,9 @@ def events(lines: Iterable[bytes]) -> Iterator[bytes]:
     is yielded too, so that it can be stored.
     """
     held: list[bytes] = []
-    is_data = False  # whether what is held are server-sent events, which end with a blank line
+    is_data = (
+        False  # whether the collected lines are server-sent events, which end with a blank line
+    )
     for line in lines:
         if (found := _payload(line)) is None:
             continue

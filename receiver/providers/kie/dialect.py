@@ -1,7 +1,8 @@
 """kie.ai's jobs: https://docs.kie.ai/market/quickstart and …/common-api/webhook-verification.
 
 The signature of a callback covers the task's id and the time, not what is said about the task.
-Anyone who can read one callback could send another with other URLs, so every callback is read back.
+Anyone who can read one callback could send another one with other URLs, so after every callback
+kie.ai is polled.
 """
 
 import hmac
@@ -93,7 +94,7 @@ class Kie(TaskDialect):
         timestamp = headers.get("X-Webhook-Timestamp", "")
         signature = headers.get("X-Webhook-Signature", "")
         if not keys.values:
-            return Verified(Proof.TASK)  # by the ticket
+            return Verified(Proof.TASK)  # proved by the ticket
         try:
             task_id = _task_id(_task(answers.document(body)))
         except UnreadableError:
@@ -134,7 +135,7 @@ class Kie(TaskDialect):
         return Report(Outcome.RUNNING, task_id, state)
 
     def made(self, found: dict[str, Any]) -> list[object]:
-        """Return the results of a task: in ``resultJson`` (JSON in a text), or as before.
+        """Return the results of a task: in ``resultJson`` (JSON in a text), or in older fields.
 
         The same results may stand in several places, so only the first that has any counts.
         """
@@ -151,7 +152,7 @@ class Kie(TaskDialect):
         return list(islice(filter(None, values), 1))
 
     def build_poll(self, account: Account, task: Task) -> Request:
-        """Return the question for a task."""
+        """Return the request for a task."""
         path = f"/api/v1/jobs/recordInfo?taskId={quote(task.provider_id, safe='')}"
         return Request(task.base_url + path, _authorization(account))
 
@@ -169,7 +170,7 @@ class Kie(TaskDialect):
         raise (NoSuchTaskError if is_unknown else ProviderUnavailableError)(words)
 
     def build_check(self, account: Account) -> Request | None:
-        """Return the question for our credits."""
+        """Return the request for our credits."""
         return Request(f"{account.base_url}/api/v1/chat/credit", _authorization(account))
 
     def read_check(self, head: Head, body: bytes) -> float | None:

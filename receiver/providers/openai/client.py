@@ -48,10 +48,9 @@ class OpenAIClient:
         import httpx2  # noqa: PLC0415 - see the module
         import openai  # noqa: PLC0415 - see the module
 
-        # Each call has a new connection: with a kept-alive one that the server has just closed, one
-        # could not know whether it read the request. The hook reads the response itself, because
-        # the package would read one of any length. Redirects are not followed: they would post the
-        # job again.
+        # Each call has a new connection: if the server has just closed a kept-alive one, it is not
+        # known whether it read the request. The hook reads the response itself, because the package
+        # would read one of any length. Redirects are not followed: they would post the job again.
         reader = _ResponseReader(
             openai_images.max_response_size(arguments, self._max_picture_size), self._redact
         )
@@ -97,7 +96,7 @@ class _ResponseReader:
         self._redact = redact
 
     def take(self, response: Any) -> NoReturn:
-        """Read a response whole and raise what it means, _TakenError for a report."""
+        """Read a whole response and raise its meaning as an error; _TakenError means a report."""
         body = bytearray()
         for chunk in response.iter_bytes():
             body += chunk

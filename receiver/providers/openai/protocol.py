@@ -1,7 +1,7 @@
 """OpenAI's Images API, without I/O: build the arguments of a call, read its response.
 
 Bytes in, a typed value or a typed error out, as in ``grsai``. The response is the result itself:
-there is no task, no id and nothing to ask for later.
+there is no task, no id and nothing to poll.
 https://platform.openai.com/docs/api-reference/images/create
 """
 
@@ -119,7 +119,7 @@ def check_answer(status: int, body: bytes) -> None:
 
 
 def read_report(body: bytes) -> Report:
-    """Read a response that passed ``check_answer``. Raise UnreadableError if it is no report."""
+    """Read a response that passed ``check_answer``; raise UnreadableError for any other body."""
     answer = _read(body)
     if answer.error is not None:
         return _failure(_reason(answer.error), _text(answer.error.message))
@@ -172,11 +172,11 @@ def _failure(reason: Reason, message: str) -> Report:
 def _reason(error: _Error) -> Reason:
     if error.code not in _MODERATED:
         return Reason.PROVIDER_ERROR
-    judged_picture = (
+    is_about_picture = (
         error.moderation_details is not None
         and error.moderation_details.moderation_stage == "output"
     )
-    return Reason.OUTPUT_MODERATION if judged_picture else Reason.INPUT_MODERATION
+    return Reason.OUTPUT_MODERATION if is_about_picture else Reason.INPUT_MODERATION
 
 
 def _result(idx: int, item: _Picture) -> Result | None:

@@ -85,7 +85,7 @@ class Replicate(TaskDialect):
         names = ("webhook-id", "webhook-timestamp", "webhook-signature")
         given = {name: headers.get(name, "") for name in names}
         if not given["webhook-signature"] or not keys.values:
-            return Verified(Proof.TASK)  # by the ticket; it is read back
+            return Verified(Proof.TASK)  # proved by the ticket; the provider is polled
         if not given["webhook-id"] or not is_recent(given["webhook-timestamp"], now):
             return Verified(Proof.NONE)
         is_valid = any(_verifies(secret, given, body) for secret in keys.values)
@@ -115,7 +115,7 @@ class Replicate(TaskDialect):
         return list(output.values()) if isinstance(output, dict) else [output]
 
     def build_poll(self, account: Account, task: Task) -> Request:
-        """Return the question for a prediction."""
+        """Return the request for a prediction."""
         path = f"/v1/predictions/{quote(task.provider_id, safe='')}"
         return Request(task.poll_url or task.base_url + path, _authorization(account))
 
@@ -124,16 +124,16 @@ class Replicate(TaskDialect):
         return _authorization(account) if account.may_have_key(url, self.hosts) else {}
 
     def build_check(self, account: Account) -> Request | None:
-        """Return the question for our account."""
+        """Return the request for our account."""
         return Request(f"{account.base_url}/v1/account", _authorization(account))
 
     def read_check(self, head: Head, body: bytes) -> float | None:
-        """Return None: Replicate does not say what is left."""
+        """Return None: Replicate does not tell how many credits are left."""
         answers.checked(head, body, self.base_setting)
         return None
 
     def build_keys(self, account: Account) -> Request | None:
-        """Return the question for the secret of our account's callbacks."""
+        """Return the request for the secret of our account's callbacks."""
         return Request(f"{account.base_url}/v1/webhooks/default/secret", _authorization(account))
 
     def read_keys(self, head: Head, body: bytes) -> tuple[str, ...]:
@@ -156,6 +156,6 @@ def _verifies(secret: str, given: dict[str, str], body: bytes) -> bool:
     at = datetime.fromtimestamp(int(given["webhook-timestamp"]), UTC)
     try:
         expected = Webhook(secret).sign(given["webhook-id"], at, body.decode())
-    except (EmptyWebhookSecretError, ValueError):  # a body or a secret that is none
+    except (EmptyWebhookSecretError, ValueError):  # a malformed body or secret
         return False
     return any(is_one_of(one, [expected]) for one in given["webhook-signature"].split(" "))

@@ -50,7 +50,7 @@ def add_private_headers(response: Response) -> Response:
 def read_query(model: type[Q]) -> Q:
     """Return the query string as a model; raise BadRequest that names every mistake.
 
-    An unknown name is a mistake: without a misspelt condition the result would be another one.
+    An unknown name is a mistake: a misspelt condition must not be ignored.
     """
     given = request.args.to_dict(flat=False)
     if twice := [name for name, values in given.items() if len(values) > 1]:
@@ -69,7 +69,7 @@ def json_of(model: BaseModel, status: int = 200) -> Response:
 
 @blueprint.errorhandler(ReceiverError)
 def unavailable(error: ReceiverError) -> Response:
-    """Return 503: the ledger, the archive or the provider does not work now."""
+    """Return 503: the ledger, the archive or the provider is unavailable."""
     return problem(503, str(error), retry_after=RETRY_AFTER)
 
 

@@ -1,6 +1,6 @@
 """Events, as a list and as a stream of server-sent events, their destinations, and the audit.
 
-A stream holds one of the process's threads, which callbacks need too. So there are few streams,
+A stream occupies one of the process's threads, which callbacks need too. So there are few streams,
 and each ends after a while. Browsers and other clients then reconnect by themselves, and send
 ``Last-Event-ID`` to continue where they were.
 """
@@ -163,7 +163,7 @@ def stream() -> Response:
         content_type="text/event-stream; charset=utf-8",
     )
     response.call_on_close(_slots.release)
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
+    response.headers["X-Accel-Buffering"] = "no"  # otherwise nginx buffers events
     return response
 
 
@@ -180,7 +180,7 @@ def _first_position() -> int:
 
 
 def _stream(services: Services, after: int, is_over: Callable[[], bool]) -> Iterator[str]:
-    """Yield the text of the stream until it is over or too long. Wait while the ledger is away."""
+    """Yield the text of the stream until it has ended or lasts too long; wait for the ledger."""
     yield f"retry: {int(QUERY_INTERVAL * 4000)}\n\n"
     silence = 0.0
     for _ in range(int(MAX_DURATION / QUERY_INTERVAL)):

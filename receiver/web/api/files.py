@@ -38,8 +38,8 @@ _OCTETS = "application/octet-stream"
 def asset(ref: str, index: int) -> Response:
     """Return an archived file's bytes.
 
-    With ``link=1`` return a link of the archive's own, as clients of the first release expect it:
-    the operation ``link`` is for all others.
+    With ``link=1`` return a link instead, for clients of the first release. Other clients use the
+    operation ``link``.
     """
     query = read_query(AssetQuery)
     found = find_asset(ref, index)
@@ -84,7 +84,7 @@ def serve(found: Asset) -> Response:
     problems={404: "no rejected file is kept", 416: "the file does not have this part"},
 )
 def rejected(ref: str, index: int) -> Response:
-    """Return the bytes of a file that failed inspection: always as mere bytes, to be saved."""
+    """Return the bytes of a file that failed inspection, always as a download of unknown type."""
     found = find_asset(ref, index)
     if found is None or not found.is_acceptable or found.rejected is None:
         return problem(404, f"no rejected file of asset {index} of {ref} is kept")
@@ -131,7 +131,7 @@ def _answer(file: _File) -> Response:
     start, stop = part
     source = services().store.open(file.key, start) if start else services().store.open(file.key)
     response = Response(_blocks(source, stop - start), content_type=file.media_type)
-    # Not left to the generator: one that never ran, as for a HEAD, closes nothing.
+    # Closed here and not by the generator: after a HEAD the generator never runs.
     response.call_on_close(source.close)
     response.headers.update(_file_headers(file))
     response.headers["Content-Length"] = str(stop - start)
@@ -142,7 +142,7 @@ def _answer(file: _File) -> Response:
 
 
 def _requested_range(file: _File) -> Range | None:
-    """Return the part asked for; None for the whole file, also if several parts are asked for."""
+    """Return the requested part; None for the whole file, also if several parts are requested."""
     given = request.headers.get("Range")
     asked = parse_range_header(given) if given and _if_range_matches(file) else None
     if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
@@ -151,7 +151,7 @@ def _requested_range(file: _File) -> Range | None:
 
 
 def _bounds(asked: Range, size: int) -> tuple[int, int] | None:
-    """Return a part's first byte and the byte after its last; None if the file has none of it."""
+    """Return a part's first byte and the byte after its last; None if it is not in the file."""
     start, stop = asked.ranges[0]
     if start < 0:  # the last -start bytes; the file may be shorter
         start = max(size + start, 0)
@@ -162,7 +162,7 @@ def _bounds(asked: Range, size: int) -> tuple[int, int] | None:
 def _if_range_matches(file: _File) -> bool:
     """Return whether If-Range, if given, names our bytes.
 
-    They never change, but the caller may mean another file.
+    Our bytes never change, but the caller may mean another file.
     """
     given: IfRange = parse_if_range_header(request.headers.get("If-Range"))
     return given.date is None and given.etag in (None, file.sha256)

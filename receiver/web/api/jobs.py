@@ -112,9 +112,9 @@ def submit() -> Response:
 def submit_job(asked: GrsaiRequest) -> tuple[Job, bool]:
     """Submit a job; return it and True, or the job that already has its key and False.
 
-    Raise ReceiverError if too many submits are in progress or the submit fails,
-    ConfigurationError if a setting is missing, KeyConflictError if the job that has the key was
-    asked for something else.
+    Raise ReceiverError if too many submits are in progress or the submit fails. Raise
+    ConfigurationError if a setting is missing, KeyConflictError if the job that has the key had
+    another request.
     """
     submission = asked.submission()
     if asked.key and (holder := services().jobs.key_holder(asked.key)):

@@ -1,4 +1,4 @@
-"""What an operator does from the dashboard: retry, try now, accept, replay, resend; one or many."""
+"""Actions of an operator: retry, try now, accept, replay, resend; for one or many."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ from receiver.web.dashboard.base import (
     page,
     with_query,
 )
-from receiver.web.dashboard.question import read_question
+from receiver.web.dashboard.job_filter import read_job_filter
 from receiver.web.state import services
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ def replay_one(ref: str, number: int) -> AnyResponse:
 
 @blueprint.post("/jobs/<ref>/deliveries/<int:number>/dismiss")
 def dismiss_one(ref: str, number: int) -> AnyResponse:
-    """Take an unreadable delivery off the list of what was set aside."""
+    """Remove an unreadable delivery from the list of what was set aside."""
     if number not in {row.id for row in services().queries.delivery_log(ref)}:
         raise NotFound
     return _act(ref, "dismissed", lambda _ref: services().operator.dismiss(number))
@@ -77,7 +77,7 @@ def resend(number: int) -> AnyResponse:
 
 @blueprint.post("/events/<int:number>/dismiss")
 def dismiss_event(number: int) -> AnyResponse:
-    """Take an event off the list of what was set aside."""
+    """Remove an event from the list of what was set aside."""
     return _act_on_event(number, services().outbox.dismiss, "event_dismissed")
 
 
@@ -114,31 +114,31 @@ def _act(ref: str, notice: str, act: Callable[[str], object]) -> AnyResponse:
 @blueprint.get("/retry-all")
 def retry_all() -> Response:
     """Show how many jobs a retry of all matching jobs would reopen."""
-    question = read_question(request.args)
-    if question.mistakes:
-        return error_page(400, "error_409", "; ".join(question.mistakes), back="/jobs")
-    states = [state for state in _RETRYABLE if question.wanted.state in (None, state)]
-    counts = [services().job_list.count(question.of_state(state), MAX_COUNT) for state in states]
+    job_filter = read_job_filter(request.args)
+    if job_filter.mistakes:
+        return error_page(400, "error_409", "; ".join(job_filter.mistakes), back="/jobs")
+    states = [state for state in _RETRYABLE if job_filter.wanted.state in (None, state)]
+    counts = [services().job_list.count(job_filter.of_state(state), MAX_COUNT) for state in states]
     count = Count(
         sum(one.number for one in counts), is_partial=any(one.is_partial for one in counts)
     )
-    hidden = {**question.given, "todo": ",".join(states)}
-    return _confirm("retry", count, hidden, back=question.url("/jobs"))
+    hidden = {**job_filter.given, "todo": ",".join(states)}
+    return _confirm("retry", count, hidden, back=job_filter.url("/jobs"))
 
 
 @blueprint.post("/retry-all")
 def retry_step() -> Response:
     """Retry the next few jobs, newest first; failed jobs before expired ones."""
-    question = read_question(form())
+    job_filter = read_job_filter(form())
     states = [state for state in _RETRYABLE if state in form().get("todo", "").split(",")]
-    if question.mistakes or not states:
-        detail = "; ".join(question.mistakes) or localized("nothing_to_do")
+    if job_filter.mistakes or not states:
+        detail = "; ".join(job_filter.mistakes) or localized("nothing_to_do")
         return error_page(400, "error_409", detail, back="/jobs")
-    found = services().job_list.page(question.of_state(states[0]), question.after, STEP)
+    found = services().job_list.page(job_filter.of_state(states[0]), job_filter.after, STEP)
     outcome = _each([job.ref for job in found.jobs], services().operator.retry)
     left = states if found.next else states[1:]
-    hidden = {**question.given, "todo": ",".join(left), "after": found.next or ""}
-    return _report("retry", outcome, hidden if left else None, back=question.url("/jobs"))
+    hidden = {**job_filter.given, "todo": ",".join(left), "after": found.next or ""}
+    return _report("retry", outcome, hidden if left else None, back=job_filter.url("/jobs"))
 
 
 @blueprint.get("/replay-all")

@@ -72,8 +72,8 @@ def require_session() -> AnyResponse | None:
 def _given_csrf_token() -> str:
     """Return the CSRF token of the request.
 
-    Flask-WTF's CSRFProtect reads ``request.form``, which takes a form that was cut short for a
-    complete one; ``form`` does not.
+    Flask-WTF's CSRFProtect reads ``request.form``, which accepts a form that was cut short as
+    complete; ``form`` refuses it.
     """
     return request.headers.get("X-CSRF-Token") or form().get("csrf_token", "")
 
@@ -89,7 +89,7 @@ def _to_login() -> AnyResponse:
 
 
 def _page_of_the_reader() -> str:
-    """Return the path of the page that the reader is on: a part or a form is no page."""
+    """Return the path of the page that the reader sees: not of a part of it, nor of a form."""
     if request.method == "GET" and not is_fragment():
         return request.full_path.rstrip("?")
     try:
@@ -180,7 +180,7 @@ def page(template: str, values: Mapping[str, object] | None = None, status: int 
 
 
 def with_query(path: str, **arguments: object) -> str:
-    """Return a path with those arguments as its query string that are not empty."""
+    """Return a path with the arguments that are not empty as its query string."""
     given = {name: str(value) for name, value in arguments.items() if value not in (None, "")}
     return f"{path}?{urlencode(given)}" if given else path
 

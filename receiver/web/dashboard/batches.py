@@ -10,7 +10,7 @@ from receiver.ledger.queries.batches import MOST_COUNTED, BatchQueries, RecentBa
 from receiver.model import FINAL_STATES, JobState, ref_time
 from receiver.web.dashboard.base import blueprint, is_fragment, page
 from receiver.web.dashboard.charts import Bar, bars
-from receiver.web.dashboard.question import read_question
+from receiver.web.dashboard.job_filter import read_job_filter
 from receiver.web.state import per_app, services
 
 # Failed jobs that the page of a batch shows.
@@ -28,10 +28,10 @@ def batches() -> Response:
     """List the batches of the newest jobs; with ``batch`` show that one.
 
     As a fragment respond 204 if the batch has not changed since ``seen``. A batch's name may have
-    any character, so it is no part of the path.
+    any character, so it is not in the path.
     """
-    question = read_question(request.args)
-    name = question.given.get("batch", "")
+    job_filter = read_job_filter(request.args)
+    name = job_filter.given.get("batch", "")
     if not name:
         return page("batches.html", {"recent": [_shown(one) for one in _batches().recent()]})
     progress = _batches().progress(name)
@@ -40,9 +40,9 @@ def batches() -> Response:
     seen = hashlib.sha256(repr(progress).encode()).hexdigest()[:16]
     if is_fragment() and request.args.get("seen") == seen:
         return Response(status=204)
-    failed = services().job_list.page(question.of_state(JobState.FAILED), "", FAILURES).jobs
+    failed = services().job_list.page(job_filter.of_state(JobState.FAILED), "", FAILURES).jobs
     values = {
-        "question": question,
+        "job_filter": job_filter,
         "batch": progress,
         "at_least": progress.total >= MOST_COUNTED,
         **_parts(name, progress.states),

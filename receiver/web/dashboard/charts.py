@@ -20,7 +20,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The data of a line: half of the cases and 95 % took so many seconds; None without cases."""
+    """The data of a line: the seconds that 50 % and 95 % of the cases took; None without cases."""
 
     name: str
     half: float | None

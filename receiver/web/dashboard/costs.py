@@ -10,13 +10,13 @@ from flask import Response
 
 from receiver.web.dashboard.base import blueprint, is_fragment, page
 from receiver.web.dashboard.charts import Stack, columns
-from receiver.web.dashboard.question import reader_zone
+from receiver.web.dashboard.job_filter import reader_zone
 from receiver.web.spending import DAYS, Cost, accounts
 from receiver.web.state import services
 
 
 @dataclass(frozen=True, slots=True)
-class Total:
+class CostTotal:
     """The sums of several rows; the cost is None if none has a price."""
 
     jobs: int
@@ -66,9 +66,9 @@ def _by_day(found: Sequence[Cost], zone: tzinfo, *, is_priced: bool) -> list[Sta
     return [Stack(day.isoformat(), [("paid", paid[day])]) for day in days]
 
 
-def _sum(rows: Sequence[Cost]) -> Total:
+def _sum(rows: Sequence[Cost]) -> CostTotal:
     priced = [one.cost for one in rows if one.cost is not None]
-    return Total(
+    return CostTotal(
         jobs=sum(one.spending.jobs for one in rows),
         free=sum(one.spending.free for one in rows),
         pictures=sum(one.spending.pictures for one in rows),

@@ -6,7 +6,7 @@ from flask import Response, redirect
 from werkzeug.wrappers import Response as AnyResponse
 
 from receiver.errors import LedgerError, ReceiverError
-from receiver.events.dispatcher import Answer
+from receiver.events.dispatcher import DestinationAnswer
 from receiver.jobs.job_object import webhook_shown
 from receiver.ledger.event_queue import JOB_WEBHOOKS
 from receiver.web.dashboard.base import blueprint, error_page, form, is_fragment, localized, page
@@ -27,7 +27,7 @@ def event_destinations() -> Response:
 
 @blueprint.get("/events/test")
 def after_test() -> AnyResponse:
-    """Lead back to the page, as from the links that change its language."""
+    """Redirect to the page; the links that change its language come here with a GET."""
     return redirect("/events", 303)
 
 
@@ -63,7 +63,7 @@ def send_test_event() -> Response:
         _tests.release()
 
 
-def _page(tested: str = "", answer: Answer | None = None) -> Response:
+def _page(tested: str = "", answer: DestinationAnswer | None = None) -> Response:
     named = services().settings.served
     rows = statistics().destinations()
     values = {

@@ -13,7 +13,7 @@ _EXAMPLE = {"prompt": "a lighthouse at dusk"}
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FirstStep:
     """A step: the key of its text, whether it is done, and values to copy by their labels."""
 
     name: str
@@ -27,17 +27,19 @@ def first_steps() -> dict[str, object]:
     here = chosen.public_url or request.host_url.rstrip("/")
     summary = statistics().summary()
     steps = [
-        Step("key", any(map(services().clients.can_ask, Provider)), (("", "GRSAI_API_KEY=sk-…"),)),
-        Step(
+        FirstStep(
+            "key", any(map(services().clients.can_ask, Provider)), (("", "GRSAI_API_KEY=sk-…"),)
+        ),
+        FirstStep(
             "address",
             chosen.public_url is not None,
             (("", "PUBLIC_URL=https://pictures.example.com"),),
         ),
-        Step("submit", summary.submitted > 0, _ways_to_submit(here)),
-        Step(
+        FirstStep("submit", summary.submitted > 0, _ways_to_submit(here)),
+        FirstStep(
             "callback", services().queries.has_callback(), (("callback_url", f"{here}/callback"),)
         ),
-        Step("picture", summary.states[JobState.ARCHIVED] > 0),
+        FirstStep("picture", summary.states[JobState.ARCHIVED] > 0),
     ]
     waiting = next((step.name for step in steps if not step.done), None)
     return {"steps": steps, "next_step": waiting, "polls": chosen.public_url is None}

@@ -14,7 +14,7 @@ from receiver.ledger.rows import Asset, Job
 from receiver.model import AssetState, ref_time
 from receiver.web.dashboard.base import blueprint, is_fragment, page
 from receiver.web.dashboard.first_steps import first_steps
-from receiver.web.dashboard.question import Question, read_question
+from receiver.web.dashboard.job_filter import JobFilter, read_job_filter
 from receiver.web.state import services
 
 # Jobs on a page; each shows its first picture, and how many more there are.
@@ -39,25 +39,25 @@ def gallery() -> Response:
     newest = services().pictures.newest()
     if is_fragment() and request.args.get("seen") == str(newest):
         return Response(status=204)
-    question = read_question(request.args)
-    values = {**_tiles(question), "newest_event": newest}
+    job_filter = read_job_filter(request.args)
+    values = {**_tiles(job_filter), "newest_event": newest}
     if is_fragment():
         return page("_gallery.html", values)
     return page("gallery.html", {**values, "models": services().job_list.models()})
 
 
-def _tiles(question: Question) -> dict[str, Any]:
+def _tiles(job_filter: JobFilter) -> dict[str, Any]:
     found = (
         Page([], None)
-        if question.mistakes
-        else services().job_list.page(question.pictures(), question.after, JOBS)
+        if job_filter.mistakes
+        else services().job_list.page(job_filter.pictures(), job_filter.after, JOBS)
     )
     assets = services().queries.assets([job.ref for job in found.jobs])
     full = len(found.jobs) == JOBS
     return {
-        "question": question,
+        "job_filter": job_filter,
         "tiles": [Tile(job, _archived(assets[job.ref])) for job in found.jobs],
-        "next": question.url("/", after=found.next) if found.next else None,
+        "next": job_filter.url("/", after=found.next) if found.next else None,
         "first_steps": None if found.jobs else first_steps(),
         "searched_back_to": None if full or not found.next else ref_time(found.next).timestamp(),
     }
@@ -75,33 +75,33 @@ def picture(ref: str, index: int) -> Response:
     shown = next((asset for asset in variants if asset.idx == index), None)
     if job is None or shown is None:
         raise NotFound
-    question = read_question(request.args)
+    job_filter = read_job_filter(request.args)
     values = {
         "job": job,
         "asset": shown,
         "variants": variants,
-        "question": question,
+        "job_filter": job_filter,
         "original": request.args.get("original") == "1",
-        **_neighbours(question, job, variants, variants.index(shown)),
+        **_neighbours(job_filter, job, variants, variants.index(shown)),
     }
     return page("picture.html", values)
 
 
 def _neighbours(
-    question: Question, job: Job, variants: list[Asset], place: int
+    job_filter: JobFilter, job: Job, variants: list[Asset], place: int
 ) -> dict[str, str | None]:
     """Return the URLs of the pictures before and after one: variants first, then other jobs."""
     before = after = None
     if place > 0:
         before = variants[place - 1]
-    elif newer := services().job_list.newer(question.pictures(), job.ref):
+    elif newer := services().job_list.newer(job_filter.pictures(), job.ref):
         before = _archived(services().queries.assets([newer.ref])[newer.ref])[-1]
     if place + 1 < len(variants):
         after = variants[place + 1]
-    elif older := services().job_list.page(question.pictures(), job.ref, 1).jobs:
+    elif older := services().job_list.page(job_filter.pictures(), job.ref, 1).jobs:
         after = _archived(services().queries.assets([older[0].ref])[older[0].ref])[0]
     return {
-        name: question.url(f"/pictures/{asset.ref}/{asset.idx}") if asset else None
+        name: job_filter.url(f"/pictures/{asset.ref}/{asset.idx}") if asset else None
         for name, asset in (("before", before), ("after", after))
     }
 

@@ -17,7 +17,7 @@ from receiver.ledger.rows import Asset, DeliveryEntry, Job
 from receiver.model import FINAL_STATES, JobState, ref_time
 from receiver.services import Services
 from receiver.web.dashboard.base import blueprint, is_fragment, page
-from receiver.web.dashboard.question import read_question
+from receiver.web.dashboard.job_filter import read_job_filter
 from receiver.web.state import services
 
 # Jobs on a page.
@@ -40,11 +40,11 @@ class TimelineEntry:
 @blueprint.get("/jobs")
 def jobs() -> Response:
     """List the matching jobs, newest first; as a fragment respond 204 if nothing has changed."""
-    question = read_question(request.args)
+    job_filter = read_job_filter(request.args)
     found = (
         Page([], None)
-        if question.mistakes
-        else services().job_list.page(question.wanted, question.after, JOBS)
+        if job_filter.mistakes
+        else services().job_list.page(job_filter.wanted, job_filter.after, JOBS)
     )
     assets = services().queries.assets([job.ref for job in found.jobs])
     seen = _list_fingerprint(found.jobs, assets)
@@ -52,12 +52,12 @@ def jobs() -> Response:
         return Response(status=204)
     full = len(found.jobs) == JOBS
     values = {
-        "question": question,
-        "given": question.given,
+        "job_filter": job_filter,
+        "given": job_filter.given,
         "jobs": found.jobs,
         "assets": assets,
         "seen": seen,
-        "next": question.url("/jobs", after=found.next) if found.next else None,
+        "next": job_filter.url("/jobs", after=found.next) if found.next else None,
         "searched_back_to": None if full or not found.next else ref_time(found.next).timestamp(),
     }
     if is_fragment() and request.headers.get("HX-Target") == "results":
@@ -173,7 +173,7 @@ def delivery(ref: str, number: int) -> Response:
 
 
 def _formatted(body: str) -> str | None:
-    """Return a JSON text with indents; None if it is none, as when it was cut."""
+    """Return a JSON text with indents; None if it is not JSON, for example because it was cut."""
     try:
         text = json.dumps(json.loads(body), ensure_ascii=False, indent=2)
     except (ValueError, RecursionError):

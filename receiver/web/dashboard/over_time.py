@@ -11,7 +11,7 @@ from receiver.model import FINAL_STATES, JobState, Reason
 from receiver.services import Services
 from receiver.web.dashboard.base import blueprint, is_fragment, localized, page
 from receiver.web.dashboard.charts import Columns, Stack, columns
-from receiver.web.dashboard.question import reader_zone
+from receiver.web.dashboard.job_filter import reader_zone
 from receiver.web.spending import ByZone
 from receiver.web.state import per_app, services
 

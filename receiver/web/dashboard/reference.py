@@ -54,7 +54,7 @@ def type_of(schema: dict[str, Any]) -> str:
 
 
 def name_of(schema: dict[str, Any]) -> str:
-    """Return the name of the schema that a reference names; "" if it is none."""
+    """Return the name of the schema in a reference; "" for anything else."""
     return str(schema.get("$ref", "")).rpartition("/")[2]
 
 

@@ -10,7 +10,7 @@ from receiver.installation import version
 from receiver.ledger import schema
 from receiver.ledger.event_queue import JOB_WEBHOOKS
 from receiver.services import Services
-from receiver.web.background import Answer, BackgroundValue
+from receiver.web.background import BackgroundValue, LastAnswer
 from receiver.web.dashboard.base import blueprint, is_fragment, language, localized, page
 from receiver.web.dashboard.first_steps import first_steps
 from receiver.web.dashboard.settings_shown import settings_shown
@@ -52,7 +52,7 @@ def first_steps_page() -> Response:
     return page("_first_steps.html" if is_fragment() else "first_steps.html", first_steps())
 
 
-def _findings() -> Answer[list[Finding]]:
+def _findings() -> LastAnswer[list[Finding]]:
     """Return the doctor's last findings; the checks run in the background."""
     return _doctor().peek()
 

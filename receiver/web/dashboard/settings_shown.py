@@ -9,7 +9,7 @@ from receiver.settings import Settings
 from receiver.telemetry.redaction import Redactor
 
 MASK = "••••••"
-# What stands before the last @ of an address, and the values of its query.
+# The text before the last @ of an address, and the values of its query.
 _USER = re.compile(r"(?<=://)[^\s]*@")
 _QUERY_VALUE = re.compile(r"([?&][^=&#\s]*=)[^&#\s]*")
 

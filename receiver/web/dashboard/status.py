@@ -34,7 +34,7 @@ def at_risk() -> Response:
 
 @blueprint.get("/set-aside")
 def set_aside() -> Response:
-    """Show what the service gave up on: jobs, deliveries, events, and files it rejected."""
+    """Show what was set aside: jobs, deliveries, events, and rejected files."""
     jobs = services().set_aside.jobs(limit=ROWS).jobs
     deliveries = services().set_aside.deliveries(limit=ROWS)
     values = {

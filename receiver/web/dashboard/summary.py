@@ -121,7 +121,7 @@ def statistics() -> Statistics:
 
 
 def endangered(services: Services, limit: int) -> list[Endangered]:
-    """Return the pictures that may be lost, the first URL to die first."""
+    """Return the pictures that may be lost, sorted by the expiry of their URLs."""
     return services.pictures.endangered(at_risk_before(services), limit, now=services.now())
 
 

@@ -227,7 +227,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     ),
     "no_set_aside": ("Nothing is set aside", "没有搁置的内容"),
     "no_set_aside_help": (
-        "All deliveries were readable, no event was given up, and no job crashed a worker.",
+        "All deliveries were readable, no event was set aside, and no job crashed a worker.",
         "所有回报均可读取，没有放弃发送的事件，没有任务使进程崩溃。",
     ),
     "unreadable_deliveries": ("Unreadable deliveries", "无法读取的回报"),

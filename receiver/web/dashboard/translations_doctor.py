@@ -125,10 +125,10 @@ _FOUND = (
     ),
     (r"(?P<place>.+), files are written, linked and synced", "{place}：可写入、链接并落盘"),
     (
-        r"(?P<n>\d+) on (?P<hosts>.+), last sign of life (?P<s>\d+) s ago",
+        r"(?P<n>\d+) on (?P<hosts>.+), last heartbeat (?P<s>\d+) s ago",
         "{hosts} 上有 {n} 个，{s} 秒前还在运行",
     ),
-    (r"one runs here, and has given no sign of life yet", "本机有一个在运行，尚未报告状态"),
+    (r"one runs here, and has sent no heartbeat yet", "本机有一个在运行，尚未报告状态"),
     (r"the service does not run here", "服务不在本机运行"),
     (r"no worker serves this ledger: .*", "没有工作进程服务此账本：回调会保存，但不会归档"),
     (r"(?P<name>\w+) signs callback URLs", "{name} 用于签署回调地址"),

@@ -99,10 +99,10 @@ SERVICE_TEXTS = {
     "workers": ("Workers", "工作进程"),
     "process": ("process", "进程"),
     "worker_times": (
-        "runs for {uptime}, last sign of life {age} ago",
+        "runs for {uptime}, last heartbeat {age} ago",
         "已运行 {uptime}，{age} 前有活动",
     ),
-    "no_workers": ("No worker was heard of.", "没有工作进程的消息。"),
+    "no_workers": ("No worker sends heartbeats.", "没有工作进程的消息。"),
     "disk": ("Disk space", "磁盘空间"),
     "disk_free": ("{free} of {size} free", "{size} 中剩余 {free}"),
     "credits": ("Credits", "积分"),

@@ -1,7 +1,7 @@
 """The pictures of many jobs as one ZIP, written while it is sent: memory holds one block of it.
 
-A ZIP holds a thread of the server as long as its reader takes, and callbacks need threads too. So
-a process sends few at a time, and each ends after a while.
+A ZIP occupies a thread of the server for as long as its reader needs, and callbacks need threads
+too. So a process sends few at a time, and each ends after a while.
 """
 
 import io
@@ -23,7 +23,7 @@ from receiver.model import AssetState
 from receiver.services import Services
 from receiver.telemetry.printable import printable
 from receiver.web.dashboard.base import blueprint, error_page, localized
-from receiver.web.dashboard.question import Question, read_question
+from receiver.web.dashboard.job_filter import JobFilter, read_job_filter
 from receiver.web.state import services
 
 # The file in a ZIP that says what the others are: a JSON object on each line.
@@ -39,10 +39,10 @@ _slots = threading.BoundedSemaphore(MAX_ZIPS)
 @blueprint.get("/zip")
 def zip_files() -> Response:
     """Send the pictures of the jobs named by ``ref``, or of all that the filter finds."""
-    refs, question = request.args.getlist("ref"), read_question(request.args)
-    if question.mistakes:
-        return error_page(400, "error_409", "; ".join(question.mistakes))
-    portions = _named(services(), refs) if refs else _matching(services(), question)
+    refs, job_filter = request.args.getlist("ref"), read_job_filter(request.args)
+    if job_filter.mistakes:
+        return error_page(400, "error_409", "; ".join(job_filter.mistakes))
+    portions = _named(services(), refs) if refs else _matching(services(), job_filter)
     first = next((portion for portion in portions if portion), None)
     if first is None:
         return error_page(404, "zip_nothing", localized("zip_nothing_help"))
@@ -67,11 +67,11 @@ def _named(services: Services, refs: list[str]) -> Iterator[_Portion]:
     yield _files(services, services.queries.jobs_named(refs[:_PORTION]))
 
 
-def _matching(services: Services, question: Question) -> Iterator[_Portion]:
+def _matching(services: Services, job_filter: JobFilter) -> Iterator[_Portion]:
     """Yield the files of the wanted jobs, newest first, until there are too many."""
-    after, left = question.after, MAX_JOBS
+    after, left = job_filter.after, MAX_JOBS
     while left > 0:
-        page = services.job_list.page(question.pictures(), after, min(_PORTION, left))
+        page = services.job_list.page(job_filter.pictures(), after, min(_PORTION, left))
         yield _files(services, page.jobs)
         if page.next is None:
             return
@@ -89,7 +89,7 @@ def _files(services: Services, jobs: list[Job]) -> _Portion:
 
 
 class _Sink(io.RawIOBase):
-    """What zipfile has written and the reader has not got yet."""
+    """The bytes that zipfile has written and the reader has not received yet."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

@@ -1,8 +1,8 @@
 """The operations: make pictures, list models.
 
 The ``openai`` package repeats a request whose answer it did not get, by default without an
-``Idempotency-Key``; but it counts the repetitions in a header. So each request gets a key made of
-its body, and a repetition finds the job of the first request by that.
+``Idempotency-Key``; but it counts the repetitions in a header. So each request gets a key made from
+its body, and a repetition finds the job of the first request by this key.
 """
 
 import hashlib
@@ -34,15 +34,16 @@ from receiver.web.api.jobs import KEY, MAX_REQUEST_BYTES, job_views, post_job
 from receiver.web.api.operations import ResponseDoc, documented
 from receiver.web.body import read_body
 from receiver.web.state import services
-from receiver.web.v1 import waiting
-from receiver.web.v1.answers import answer
+from receiver.web.v1 import waiting_clients
 from receiver.web.v1.errors import blueprint, failure, job_failure
+from receiver.web.v1.picture_response import answer
 
 log = structlog.get_logger(__name__)
 
 # Seconds until a client tries again when too many wait, and when its pictures take longer.
 _RETRY_IF_FULL, _RETRY_IF_LATE = 15, 1
-# Seconds in which a repetition is one: two of the ``openai`` package, each after ten minutes.
+# Seconds within which an equal request counts as a repetition: the ``openai`` package repeats a
+# request twice, each time after ten minutes.
 _REPEATED_WITHIN = 1900.0
 _HEADERS = {
     "Idempotency-Key": {"type": "string", "pattern": f"^{KEY}$"},
@@ -98,7 +99,7 @@ def models() -> Response:
 )
 def generations() -> Response:
     """Post the job, or the jobs, and answer when the pictures are archived."""
-    slots = waiting.slots()
+    slots = waiting_clients.slots()
     if not slots.acquire(blocking=False):
         return _too_many()
     try:
@@ -164,9 +165,11 @@ def _made_key(body: bytes) -> str:
 def _respond(asked: ImagesRequest, jobs: Sequence[Job], began: float) -> Response:
     """Wait for the jobs and answer."""
     refs = [job.ref for job in jobs]
-    seconds, accepts_202 = waiting.patience()
-    has_hung_up, is_stopping = waiting.hang_up(), waiting.stopping()
-    found = waiting.wait(services(), refs, seconds, lambda: has_hung_up() or is_stopping())
+    seconds, accepts_202 = waiting_clients.preferred_wait()
+    has_disconnected, is_stopping = waiting_clients.has_disconnected(), waiting_clients.stopping()
+    found = waiting_clients.wait(
+        services(), refs, seconds, lambda: has_disconnected() or is_stopping()
+    )
     took = round(time.monotonic() - began, 3)
     if all(job.state in FINAL_STATES for job in found):
         log.info("images request answered", refs=refs, seconds=took)

@@ -1,4 +1,4 @@
-"""Buckets that are away, refuse, or cut the connection after they stored the object."""
+"""Buckets that are unavailable, refuse, or cut the connection after they stored the object."""
 
 import time
 

@@ -16,7 +16,7 @@ from tests.prove.load import REPEATED
 from tests.prove.recording_proxy import Acknowledgement
 
 _BURST, _BURST_JOBS = 10_000, 100
-_UNSIGNED = 8  # only so many a minute are verified
+_UNSIGNED = 8  # the limit of verified callbacks a minute
 
 
 def _strangers(web_hook: Callable[[Environment], str], jobs: int = 30) -> Play:

@@ -1,4 +1,4 @@
-"""Signs of life of workers, and what identifies a ledger."""
+"""Heartbeats of workers, and what identifies a ledger."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,7 @@
 """Clients that wait for their pictures: a limited number, and each for a limited time.
 
-Each holds a thread of the web process, which has as many more of them as clients may wait: those
-that callbacks need stay free.
+Each occupies a thread of the web process. The process has one more thread for each client that may
+wait, so that the threads for callbacks stay free.
 """
 
 import re
@@ -20,8 +20,8 @@ from receiver.services import Services
 from receiver.web.body import is_closed
 from receiver.web.state import is_stopping, per_app, services
 
-# Seconds that a client waits at most: less than the 600 after which the ``openai`` package gives
-# up, so that it learns the job's ref.
+# Seconds that a client waits at most: less than the timeout of the ``openai`` package (600), so
+# that the client learns the job's ref.
 LONGEST_WAIT = 580.0
 # Seconds between two reads of the jobs.
 _POLL_EVERY = 0.5
@@ -37,7 +37,7 @@ def slots() -> threading.BoundedSemaphore:
     return threading.BoundedSemaphore(services().settings.waiting_clients)
 
 
-def patience() -> tuple[float, bool]:
+def preferred_wait() -> tuple[float, bool]:
     """Return how many seconds this client waits, and whether 202 is an answer to it (RFC 7240)."""
     given = request.headers.get("Prefer", "")
     accepts_202, wait = bool(_ASYNC.search(given)), _WAIT.search(given)
@@ -45,13 +45,13 @@ def patience() -> tuple[float, bool]:
     return (0.0 if accepts_202 and not wait else longest), accepts_202
 
 
-def hang_up() -> Callable[[], bool]:
-    """Return a function that says whether this client has hung up."""
+def has_disconnected() -> Callable[[], bool]:
+    """Return a function that returns whether this client has disconnected."""
     return partial(is_closed, request.environ.get("gunicorn.socket"))
 
 
 def stopping() -> Callable[[], bool]:
-    """Return a function that says whether this process is about to stop."""
+    """Return a function that returns whether this process is about to stop."""
     return partial(is_stopping, current_app.extensions)
 
 
@@ -60,7 +60,7 @@ def wait(
 ) -> list[Job]:
     """Return the jobs when all are final, or after ``seconds``, or when ``is_over``.
 
-    Waits while the ledger is away. Raise LedgerError if it was away the whole time.
+    Waits while the ledger is unavailable. Raise LedgerError if it was unavailable the whole time.
     """
     end, found = time.monotonic() + seconds, list[Job]()
     while True:

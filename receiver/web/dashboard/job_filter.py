@@ -1,7 +1,7 @@
-"""Which jobs a page is about: the filter in its URL. Lists, gallery, bulk acts and ZIP share it.
+"""Which jobs a page shows: the filter in its URL, which lists, gallery, bulk actions and ZIP share.
 
 Days are whole days in the reader's time zone, which the page's script puts into the form; ``until``
-includes its day. A URL with its zone means the same days to everybody.
+includes its day. A URL that names its zone means the same days for every reader.
 """
 
 import re
@@ -19,7 +19,7 @@ from receiver.model import JobState
 from receiver.web.dashboard.base import localized, validate_fields, with_query
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
-# What a filter consists of; ``day`` stands for ``since`` and ``until`` of the same day.
+# The fields of a filter; ``day`` stands for ``since`` and ``until`` of the same day.
 FIELDS = (
     *("q", "state", "model", "batch", "reason", "metadata", "folder"),
     *("since", "until", "day", "zone"),
@@ -27,7 +27,7 @@ FIELDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class JobFilter:
     """The wanted jobs, the ref to continue after, the filter as given, and its mistakes."""
 
     wanted: Wanted
@@ -61,8 +61,8 @@ class Question:
         return any(value for name, value in self.given.items() if name != "zone")
 
 
-def read_question(values: Mapping[str, str]) -> Question:
-    """Return the question of a URL or a form; with mistakes it is the one about all jobs."""
+def read_job_filter(values: Mapping[str, str]) -> JobFilter:
+    """Return the filter in a URL or a form; one with mistakes finds all jobs."""
     given = {name: text for name in FIELDS if (text := values.get(name, "").strip())}
     zone = zone_of(given.get("zone", ""))
     asked = {name: given[name] for name in FIELDS if name in JobsQuery.model_fields & given.keys()}
@@ -72,13 +72,13 @@ def read_question(values: Mapping[str, str]) -> Question:
         if "day" in given or _DAY.fullmatch(asked.get(name, "")):
             try:
                 asked[name] = _midnight(asked[name], zone, 1 if name == "until" else 0)
-            except OverflowError:  # at the ends of the calendar a day is no restriction
+            except OverflowError:  # at the ends of the calendar a day restricts nothing
                 del asked[name]
             except ValueError:
                 mistakes.append(localized("no_such_day", day=asked.pop(name)))
     found, more = validate_fields(JobsQuery, {**asked, "after": values.get("after", "").strip()})
     query = found or JobsQuery()
-    return Question(query.wanted(), query.after, given, [*dict.fromkeys(mistakes), *more])
+    return JobFilter(query.wanted(), query.after, given, [*dict.fromkeys(mistakes), *more])
 
 
 def reader_zone() -> tzinfo:
@@ -88,7 +88,7 @@ def reader_zone() -> tzinfo:
 
 def zone_of(name: str) -> tzinfo:
     """Return a time zone by its IANA name; UTC if there is none."""
-    # KeyError: unknown; ValueError: no plain name; OSError: a folder of names, as "America".
+    # KeyError: unknown; ValueError: not a plain name; OSError: a folder of names, as "America".
     with suppress(KeyError, ValueError, OSError):
         return ZoneInfo(name)
     return UTC

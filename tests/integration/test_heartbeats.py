@@ -1,4 +1,4 @@
-"""Signs of life of workers, on both databases: written, renewed, missed and ended."""
+"""Heartbeats of workers, on both databases: written, renewed, missed and ended."""
 
 from contextlib import closing
 from pathlib import Path
@@ -15,8 +15,8 @@ from receiver.doctor.machine import workers as doctor_workers
 from receiver.ledger.workers import Worker, Workers
 from receiver.services import Services
 from receiver.settings import Settings
-from receiver.worker import sign_of_life as module
-from receiver.worker.sign_of_life import sign_of_life
+from receiver.worker import heartbeat as module
+from receiver.worker.heartbeat import heartbeat
 
 pytestmark = pytest.mark.both_databases
 
@@ -39,7 +39,7 @@ def settings_for(ledger_url: str, tmp_path: Path) -> Settings:
 
 
 def age_by(books: Books, seconds: float) -> None:
-    """Let all workers have been silent for so long."""
+    """Make the last heartbeat of all workers this old."""
     books.execute(f"UPDATE workers SET seen_at = seen_at - {seconds}")  # noqa: S608 - a number of ours
 
 
@@ -106,7 +106,7 @@ def test_signs_are_given_until_the_end_and_begun_again_after_the_row_was_deleted
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EVERY", 0.001)
-    with sign_of_life(workers, lambda: {"disks": []}, alone=False):
+    with heartbeat(workers, lambda: {"disks": []}, alone=False):
         until(workers.are_alive, what="a sign")
         workers.begin(Worker(), alone=True)
         until(lambda: len(workers.seen()) == 2, what="another sign")
@@ -130,7 +130,7 @@ def test_a_worker_that_holds_its_lock_and_was_silent_for_long_hangs(
 ) -> None:
     settings = settings_for(ledger_url, tmp_path)
     with closing(Services(settings).open()) as services, locked(settings.data_dir / "worker.lock"):
-        assert services.has_worker() is settings.embedded  # it has not given a sign yet
+        assert services.has_worker() is settings.embedded  # it has not sent a heartbeat yet
         services.workers.begin(Worker(), alone=True)
         services.database.write(
             lambda connection: connection.execute(text("UPDATE workers SET seen_at = seen_at - 41"))

@@ -7,14 +7,14 @@ from typing import Any
 from werkzeug.datastructures import Headers
 
 from submitter.sandbox.request import RefusedError
+from submitter.sandbox.stand_ins.stand_in import Asked, StandIn, is_path, new_secret, web_hook
 from submitter.sandbox.tasks import Task
-from submitter.sandbox.twins.twin import Asked, Twin, is_path, new_secret, web_hook
 
 _STATUSES = {"running": "Pending", "succeeded": "Ready"}
 _FAILURES = {"input_moderation": "Request Moderated", "error": "Error"}
 
 
-class BflTwin(Twin):
+class BflStandIn(StandIn):
     """BFL."""
 
     name = "bfl"
@@ -25,7 +25,7 @@ class BflTwin(Twin):
         """Return the API key of ``x-key``."""
         return headers.get("x-key", "").strip()
 
-    def asked(self, path: str, query: Mapping[str, str], body: dict[str, Any]) -> Asked:  # noqa: ARG002 - a twin's method
+    def asked(self, path: str, query: Mapping[str, str], body: dict[str, Any]) -> Asked:  # noqa: ARG002 - a stand-in's method
         """Read a submit: the model is the path."""
         model = path.removeprefix("v1/")
         if not is_path(model):
@@ -46,7 +46,7 @@ class BflTwin(Twin):
         result = {"sample": urls[0], "prompt": task.request.prompt, "seed": 42} if urls else None
         return {"id": task.id, "status": word, "result": result, "progress": None, "details": None}
 
-    def sign(self, task: Task, data: bytes, at: int, fault: str) -> dict[str, str]:  # noqa: ARG002 - a twin's method
+    def sign(self, task: Task, data: bytes, at: int, fault: str) -> dict[str, str]:  # noqa: ARG002 - a stand-in's method
         """Sign the body; there is no time in it, so nothing can be stale but a wrong secret."""
         secret = str(task.body.get("webhook_secret", ""))
         if not secret:

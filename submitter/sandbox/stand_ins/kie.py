@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from submitter.sandbox.request import required_text
+from submitter.sandbox.stand_ins.stand_in import Asked, StandIn, new_secret, part, web_hook
 from submitter.sandbox.tasks import Task
-from submitter.sandbox.twins.twin import Asked, Twin, new_secret, part, web_hook
 
 _STATES = {"running": "generating", "succeeded": "success", "failed": "fail"}
-_OLD_SHAPE = "4o-image"  # models whose name begins so call back as older endpoints did
+_OLD_SHAPE = "4o-image"  # models with this beginning of their name call back as older endpoints did
 _MS = 1000
 
 
-class KieTwin(Twin):
+class KieStandIn(StandIn):
     """kie.ai."""
 
     name = "kie"
@@ -26,7 +26,7 @@ class KieTwin(Twin):
         super().__init__(url)
         self.webhook_key = new_secret()
 
-    def asked(self, path: str, query: Mapping[str, str], body: dict[str, Any]) -> Asked:  # noqa: ARG002 - a twin's method
+    def asked(self, path: str, query: Mapping[str, str], body: dict[str, Any]) -> Asked:  # noqa: ARG002 - a stand-in's method
         """Read a submit: everything is in the body."""
         model = required_text(body, "model")
         return Asked(model, part(body, "input"), web_hook(body.get("callBackUrl")))
@@ -61,7 +61,7 @@ class KieTwin(Twin):
         }
         return {"code": 501 if failed else 200, "msg": status, "data": data}
 
-    def sign(self, task: Task, data: bytes, at: int, fault: str) -> dict[str, str]:  # noqa: ARG002 - a twin's method
+    def sign(self, task: Task, data: bytes, at: int, fault: str) -> dict[str, str]:  # noqa: ARG002 - a stand-in's method
         """Sign task and time, not the body."""
         key = new_secret() if fault in {"wrong", "foreign"} else self.webhook_key
         digest = hmac.digest(key.encode(), f"{task.id}.{at}".encode(), "sha256")

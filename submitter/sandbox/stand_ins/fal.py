@@ -9,15 +9,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from werkzeug.datastructures import Headers
 
 from submitter.sandbox.request import RefusedError
+from submitter.sandbox.stand_ins.stand_in import Asked, StandIn, is_path, web_hook
 from submitter.sandbox.tasks import Task
-from submitter.sandbox.twins.twin import Asked, Twin, is_path, web_hook
 
 USER_ID = "sandbox-user"
 FOREIGN_ID = "a-request-of-another-account"
 _STATUSES = {"running": "IN_PROGRESS", "succeeded": "OK", "failed": "ERROR"}
 
 
-class FalTwin(Twin):
+class FalStandIn(StandIn):
     """fal. ``keys_away``: its public keys cannot be fetched; ``user_id`` is that of the account."""
 
     name = "fal"
@@ -67,7 +67,7 @@ class FalTwin(Twin):
         }
 
     def polled(self, task: Task, urls: list[str]) -> dict[str, Any]:
-        """Return the status of a request; its result is another question."""
+        """Return the status of a request; its result needs another request."""
         status = "IN_PROGRESS" if task.status == "running" else "COMPLETED"
         return {"status": status, "request_id": task.id, "urls": len(urls)}
 

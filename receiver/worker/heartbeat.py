@@ -1,4 +1,4 @@
-"""A worker's sign of life: a thread writes it to the ledger, and deletes it at the end."""
+"""A worker's heartbeat: a thread writes it to the ledger, and deletes it when the worker ends."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,16 +16,16 @@ _END_TIMEOUT = 1.0
 
 
 @contextmanager
-def sign_of_life(
+def heartbeat(
     workers: Workers, report: Callable[[], Mapping[str, object]], *, alone: bool
 ) -> Iterator[None]:
-    """Give signs of life during the block. ``report`` returns what they say about the worker.
+    """Send heartbeats during the block. ``report`` returns what they say about the worker.
 
     ``alone``: no other worker can be alive (SQLite).
     """
     stopping = threading.Event()
     arguments = (workers, report, alone, stopping)
-    thread = threading.Thread(target=_run, args=arguments, name="sign of life", daemon=True)
+    thread = threading.Thread(target=_run, args=arguments, name="heartbeat", daemon=True)
     thread.start()
     try:
         yield
@@ -49,9 +49,9 @@ def _run(
                 begun = True
             begun = workers.renew(worker, report())
         except LedgerError as error:
-            log.warning("sign of life not written", error=str(error))
+            log.warning("heartbeat not written", error=str(error))
         except Exception:
-            log.exception("sign of life failed unexpectedly")
+            log.exception("heartbeat failed unexpectedly")
     if begun:
-        with suppress(LedgerError):  # then it is missed a little later
+        with suppress(LedgerError):  # then it counts as missing a little later
             workers.end(worker)

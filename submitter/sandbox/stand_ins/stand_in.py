@@ -25,7 +25,7 @@ from submitter.sandbox.request import (
 from submitter.sandbox.tasks import Task
 
 _MOST_PICTURES = 4
-# Seconds by which a stale signature is too old.
+# Age of a stale signature, in seconds.
 _STALE = 3600
 # In place of the true URLs, in a callback that was altered after it was signed.
 FOREIGN_URL = "https://foreign.example/not-the-picture.png"
@@ -33,14 +33,14 @@ FOREIGN_URL = "https://foreign.example/not-the-picture.png"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A submit as a twin reads it: the model, the fields of the job, and where callbacks go."""
+    """A submit as a stand-in reads it: the model, the fields of the job, and where callbacks go."""
 
     model: str
     fields: Mapping[str, Any]
     webhook: str | None
 
 
-class Twin(ABC):
+class StandIn(ABC):
     """A provider. ``url`` is where it is served; ``lifetime`` is that of its URLs, in seconds.
 
     ``pauses`` are the seconds before each repetition of a callback that was not answered 2xx.
@@ -72,7 +72,7 @@ class Twin(ABC):
         """Return the body of a callback about a task with this status and these results."""
 
     def polled(self, task: Task, urls: list[str]) -> dict[str, Any]:
-        """Return the answer to a question about a task."""
+        """Return the answer to a poll of a task."""
         return self.report(task, task.status, urls)
 
     @abstractmethod
@@ -80,7 +80,7 @@ class Twin(ABC):
         """Return the headers that sign a callback; a fault is one of SignatureFault's modes."""
 
     def of_another_account(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the body of a callback as it would be about a task of another account."""
+        """Return a callback's body, changed as if it were about a task of another account."""
         return body
 
     def rotate(self) -> None:  # noqa: B027 - most have no key of their own
@@ -111,7 +111,7 @@ class Twin(ABC):
             width=width,
             height=height,
             script=own,
-            twin=self,
+            stand_in=self,
         )
 
     def callback(self, task: Task, files: Files, kind: str) -> tuple[bytes, dict[str, str]]:
@@ -162,7 +162,7 @@ def new_secret() -> str:
 
 
 def web_hook(value: object) -> str | None:
-    """Return the address for callbacks; raise RefusedError if it is no URL."""
+    """Return the address for callbacks; raise RefusedError if it is not a URL."""
     if value is None:
         return None
     if not isinstance(value, str) or not value.startswith(("http://", "https://")):

@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from submitter.sandbox.request import RefusedError
+from submitter.sandbox.stand_ins.stand_in import Asked, StandIn, is_path, part, web_hook
 from submitter.sandbox.tasks import Task
-from submitter.sandbox.twins.twin import Asked, Twin, is_path, part, web_hook
 
 _STATUSES = {"running": "processing", "succeeded": "succeeded", "failed": "failed"}
 _ERRORS = {"error": "prediction failed", "violation": "flagged as sensitive (E005)"}
 
 
-class ReplicateTwin(Twin):
+class ReplicateStandIn(StandIn):
     """Replicate."""
 
     name = "replicate"
@@ -32,7 +32,7 @@ class ReplicateTwin(Twin):
         """The secret of the account's callbacks."""
         return f"whsec_{base64.b64encode(self._secret).decode()}"
 
-    def asked(self, path: str, query: Mapping[str, str], body: dict[str, Any]) -> Asked:  # noqa: ARG002 - a twin's method
+    def asked(self, path: str, query: Mapping[str, str], body: dict[str, Any]) -> Asked:  # noqa: ARG002 - a stand-in's method
         """Read a submit: the model is in the path, or a version in the body."""
         model = path.removeprefix("v1/").removeprefix("models/").removesuffix("/predictions")
         model = str(body.get("version", "")) if path == "v1/predictions" else model
