@@ -107,16 +107,7 @@ def configure(level: str, form: LogFormat, secrets: Iterable[str]) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Plain tracebacks: the fancy ones print local variables, and a secret may be among them.
-    renderer: list[Processor] = [
-        _as_plain_values,
-        structlog.dev.ConsoleRenderer(exception_formatter=_indented_traceback),
-    ]
-    if as_json:
-        renderer = [
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(ensure_ascii=False),
-        ]
+    renderer = _json_renderer() if as_json else _console_renderer()
     # Our lines go straight to stderr: a detour through the logging package costs a callback more
     # than everything else that it does outside the database.
     structlog.configure(
@@ -128,16 +119,36 @@ def configure(level: str, form: LogFormat, secrets: Iterable[str]) -> None:
         logger_factory=_Output,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
     )
-    output = _Handler(sys.stderr)
     formatter = _RedactingFormatter(
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
     )
     formatter.redact, formatter.as_json = redact, as_json
+    _configure_libraries(formatter)
+
+
+def _json_renderer() -> list[Processor]:
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
+
+
+def _console_renderer() -> list[Processor]:
+    # Plain tracebacks: the fancy ones print local variables, and a secret may be among them.
+    return [
+        _as_plain_values,
+        structlog.dev.ConsoleRenderer(exception_formatter=_indented_traceback),
+    ]
+
+
+def _configure_libraries(formatter: logging.Formatter) -> None:
+    """Write the lines of libraries, which log only problems, in the same form as ours."""
+    output = _Handler(sys.stderr)
     output.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [output]
-    root.setLevel(logging.WARNING)  # libraries log only problems
+    root.setLevel(logging.WARNING)
 
 
 def _final(line: str, as_json: bool) -> str:  # noqa: FBT001 - the renderer's only choice

@@ -15,7 +15,7 @@ from dashboard_client import log_in
 from direct_route import DirectRoute
 from event_server import SECRET, EventServer
 from faultproxy import FaultProxy, fault_proxy
-from ledgers import Books, migrated_file, opened
+from ledgers import LedgerHarness, migrated_file, opened
 from poison import CrashHarness
 from postgres import MortalPostgres, PostgresServer, empty, mortal_postgres
 from reconciling import ReconcileHarness
@@ -122,10 +122,10 @@ def ledger_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def books(ledger_url: str) -> Iterator[Books]:
+def ledger(ledger_url: str) -> Iterator[LedgerHarness]:
     """Open the ledger at ``ledger_url``."""
-    with opened(ledger_url) as books:
-        yield books
+    with opened(ledger_url) as ledger:
+        yield ledger
 
 
 # Archives
@@ -145,17 +145,17 @@ def store(store_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> It
 
 
 @pytest.fixture
-def archived_jobs(books: Books, store: Store) -> ArchivedJobs:
+def archived_jobs(ledger: LedgerHarness, store: Store) -> ArchivedJobs:
     """Have an archive on each of the two stores."""
-    return ArchivedJobs(books, store)
+    return ArchivedJobs(ledger, store)
 
 
 @pytest.fixture
-def directory_jobs(books: Books, tmp_path: Path) -> ArchivedJobs:
+def directory_jobs(ledger: LedgerHarness, tmp_path: Path) -> ArchivedJobs:
     """Have an archive in a directory, for tests that do not depend on the store."""
     store = DirectoryStore(tmp_path / "archive")
     store.check()
-    return ArchivedJobs(books, store)
+    return ArchivedJobs(ledger, store)
 
 
 @pytest.fixture
@@ -183,8 +183,8 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture
 def harness(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[ReconcileHarness]:
     """Return a reconciler whose provider is the sandbox."""
-    with opened(sqlite_url) as books:
-        yield ReconcileHarness(books, tmp_path, sandbox)
+    with opened(sqlite_url) as ledger:
+        yield ReconcileHarness(ledger, tmp_path, sandbox)
 
 
 @pytest.fixture
@@ -205,22 +205,22 @@ def services(sandbox: Sandbox, tmp_path: Path) -> Iterator[Services]:
 
 
 @pytest.fixture
-def crash_harness(books: Books, tmp_path: Path) -> CrashHarness:
+def crash_harness(ledger: LedgerHarness, tmp_path: Path) -> CrashHarness:
     """Return a ledger whose workers crash."""
-    return CrashHarness(books, tmp_path)
+    return CrashHarness(ledger, tmp_path)
 
 
 @pytest.fixture
-def route(books: Books, tmp_path: Path) -> DirectRoute:
+def route(ledger: LedgerHarness, tmp_path: Path) -> DirectRoute:
     """Return the direct route on this ledger."""
-    return DirectRoute(books, tmp_path)
+    return DirectRoute(ledger, tmp_path)
 
 
 @pytest.fixture
 def sqlite_route(sqlite_url: str, tmp_path: Path) -> Iterator[DirectRoute]:
     """Return the direct route on SQLite alone, for tests that do not depend on the database."""
-    with opened(sqlite_url) as books:
-        yield DirectRoute(books, tmp_path)
+    with opened(sqlite_url) as ledger:
+        yield DirectRoute(ledger, tmp_path)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 from archives import ArchivedJobs, put, rebuild_ledger
-from ledgers import Books
+from ledgers import LedgerHarness
 from rejecting import HALF, WHY, RejectedJobs
 
 from receiver.archive.conclusion import Conclusion
@@ -25,19 +25,19 @@ SHA = hashlib.sha256(HALF).hexdigest()
 
 
 @pytest.fixture
-def jobs(books: Books, store: Store, tmp_path: Path) -> RejectedJobs:
-    return RejectedJobs(books, store, tmp_path)
+def jobs(ledger: LedgerHarness, store: Store, tmp_path: Path) -> RejectedJobs:
+    return RejectedJobs(ledger, store, tmp_path)
 
 
 @pytest.fixture
-def on_disk(books: Books, tmp_path: Path) -> RejectedJobs:
-    return RejectedJobs(books, DirectoryStore(tmp_path / "archive"), tmp_path)
+def on_disk(ledger: LedgerHarness, tmp_path: Path) -> RejectedJobs:
+    return RejectedJobs(ledger, DirectoryStore(tmp_path / "archive"), tmp_path)
 
 
 def differences(jobs: RejectedJobs) -> list[str]:
     """Run a deep audit; return what it finds."""
     state = Checkpoint(archive="file:///x")
-    store, queries = jobs.store, jobs.books.queries
+    store, queries = jobs.store, jobs.ledger.queries
     DeepAudit(store, queries, state, threads=2, stopping=Event(), show=bool).run()
     return state.named
 
@@ -45,33 +45,33 @@ def differences(jobs: RejectedJobs) -> list[str]:
 @pytest.mark.both_databases
 def test_an_accepted_file_is_archived_and_its_failed_job_with_it(jobs: RejectedJobs) -> None:
     ref = jobs.job(HALF, None)
-    before = jobs.books.job(ref)
+    before = jobs.ledger.job(ref)
     assert (before.state, before.reason) == (JobState.FAILED, Reason.BAD_ASSET)
     assert jobs.manifest(ref)["assets"][0]["rejected"] == {
         "sha256": SHA,
         "size": len(HALF),
         "content_type": "image/png",
         "reason": WHY,
-        "quarantined_at": timestamp(jobs.books.clock()),
+        "quarantined_at": timestamp(jobs.ledger.clock()),
     }
     assert differences(jobs) == []
 
     assert jobs.operator.accept(ref, 0).state is JobState.ARCHIVING
     after = jobs.conclude(ref)
     assert (after.state, after.reason, after.message) == (JobState.ARCHIVED, None, "")
-    asset = jobs.books.assets_of(ref)[0]
+    asset = jobs.ledger.assets_of(ref)[0]
     assert (asset.state, asset.error, asset.sha256) == (AssetState.ARCHIVED, "", SHA)
     assert (asset.key, asset.size) == (asset_key(ref, 0, "png"), len(HALF))
     assert (asset.content_type, asset.width) == ("image/png", None)
-    assert (asset.accepted_at, asset.quarantined_at) == (jobs.books.clock(), None)
+    assert (asset.accepted_at, asset.quarantined_at) == (jobs.ledger.clock(), None)
     assert jobs.objects() == {asset.key: HALF, asset_key(ref, 1, "png"): b"a picture"}
     manifest = jobs.manifest(ref)
     assert manifest["state"] == "archived"
-    assert manifest["assets"][0]["accepted_at"] == timestamp(jobs.books.clock())
+    assert manifest["assets"][0]["accepted_at"] == timestamp(jobs.ledger.clock())
     assert manifest["assets"][0]["rejected"]["reason"] == WHY
     assert manifest["assets"][1]["accepted_at"] is None
-    assert jobs.books.event_types(ref)[-2:] == ["asset.archived", "job.archived"]
-    assert jobs.books.totals.audit().ok
+    assert jobs.ledger.event_types(ref)[-2:] == ["asset.archived", "job.archived"]
+    assert jobs.ledger.totals.audit().ok
     assert differences(jobs) == []
 
 
@@ -85,7 +85,7 @@ def test_accepting_one_of_two_bad_files_leaves_the_job_failed_for_the_other(
     assert (after.state, after.message) == (JobState.FAILED, f"asset 1: {WHY}")
     jobs.operator.accept(ref, 1)
     assert jobs.conclude(ref).state is JobState.ARCHIVED
-    assert jobs.books.totals.audit().ok
+    assert jobs.ledger.totals.audit().ok
 
 
 @pytest.mark.both_databases
@@ -93,10 +93,10 @@ def test_accepting_again_changes_nothing(jobs: RejectedJobs) -> None:
     ref = jobs.job(HALF)
     jobs.operator.accept(ref, 0, SHA)
     jobs.conclude(ref)
-    before = jobs.books.everything()
+    before = jobs.ledger.everything()
     assert jobs.operator.accept(ref, 0).state is JobState.ARCHIVED
     assert jobs.operator.accept(ref, 0, SHA).state is JobState.ARCHIVED
-    assert jobs.books.everything() == before
+    assert jobs.ledger.everything() == before
 
 
 @pytest.mark.both_databases
@@ -105,9 +105,9 @@ def test_of_two_who_accept_at_once_one_does_it_and_both_are_told_so(jobs: Reject
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda _: jobs.operator.accept(ref, 0).state, range(4)))
     assert set(done) <= {JobState.ARCHIVING, JobState.ARCHIVED}
-    assert jobs.books.event_types(ref).count("asset.archived") == 1
+    assert jobs.ledger.event_types(ref).count("asset.archived") == 1
     assert jobs.conclude(ref).state is JobState.ARCHIVED
-    assert jobs.books.job(ref).round == 1
+    assert jobs.ledger.job(ref).round == 1
 
 
 # What cannot be accepted.
@@ -124,26 +124,26 @@ def changed(jobs: RejectedJobs, ref: str) -> None:
 
 
 def replaced(jobs: RejectedJobs, ref: str) -> None:
-    jobs.books.operator.retry(ref)
-    (claimed,) = jobs.books.assets.claim(1)
+    jobs.ledger.operator.retry(ref)
+    (claimed,) = jobs.ledger.assets.claim(1)
     jobs.give_up(claimed, b"other bytes")
 
 
 def archived(jobs: RejectedJobs, ref: str) -> None:
-    jobs.books.operator.retry(ref)
-    (claimed,) = jobs.books.assets.claim(1)
-    jobs.books.assets.finish(claimed, jobs.stored(claimed))
+    jobs.ledger.operator.retry(ref)
+    (claimed,) = jobs.ledger.assets.claim(1)
+    jobs.ledger.assets.finish(claimed, jobs.stored(claimed))
 
 
 def forgotten(jobs: RejectedJobs, ref: str) -> None:
     newest = jobs.job(b"its numbers are the newest")  # so that the job may go
-    assert jobs.books.pruner(jobs.store).jobs(jobs.books.clock() + 1)[0] == 1
-    assert jobs.books.queries.job(ref) is None
+    assert jobs.ledger.pruner(jobs.store).jobs(jobs.ledger.clock() + 1)[0] == 1
+    assert jobs.ledger.queries.job(ref) is None
     assert [key for key in jobs.objects() if newest not in key] == []
 
 
 def evicted(jobs: RejectedJobs, ref: str) -> None:
-    (asset,) = jobs.books.assets_of(ref)
+    (asset,) = jobs.ledger.assets_of(ref)
     jobs.quarantine.remove_old(asset)
 
 
@@ -169,10 +169,10 @@ def test_what_cannot_be_accepted_is_refused_with_the_reason_and_nothing_changes(
 ) -> None:
     ref = on_disk.job(HALF)
     happened(on_disk, ref)
-    before, stored = on_disk.books.everything(), on_disk.objects()
+    before, stored = on_disk.ledger.everything(), on_disk.objects()
     with pytest.raises(ReceiverError, match=said):
         on_disk.operator.accept(ref, 0, SHA)
-    assert (on_disk.books.everything(), on_disk.objects()) == (before, stored)
+    assert (on_disk.ledger.everything(), on_disk.objects()) == (before, stored)
     assert not list(on_disk.quarantine._folder.glob("*"))
 
 
@@ -194,34 +194,34 @@ def test_an_archive_that_is_away_is_no_reason_to_refuse(
 def test_a_file_is_accepted_while_the_worker_tries_again_and_the_worker_changes_nothing(
     on_disk: RejectedJobs,
 ) -> None:
-    books = on_disk.books
-    ref = books.archiving()
-    (claimed,) = books.assets.claim(1)
+    ledger = on_disk.ledger
+    ref = ledger.archiving()
+    (claimed,) = ledger.assets.claim(1)
     rejected = on_disk.keep(ref, 0, HALF)
-    books.assets.retry(claimed, books.clock(), WHY, rejected=rejected)
-    (running,) = books.assets.claim(1)
+    ledger.assets.retry(claimed, ledger.clock(), WHY, rejected=rejected)
+    (running,) = ledger.assets.claim(1)
     on_disk.operator.accept(ref, 0)
     with pytest.raises(ClaimLostError):
-        books.assets.finish(running, on_disk.stored(running, HALF))
+        ledger.assets.finish(running, on_disk.stored(running, HALF))
     with pytest.raises(ClaimLostError):
-        books.assets.retry(running, books.clock(), WHY)
+        ledger.assets.retry(running, ledger.clock(), WHY)
     assert on_disk.conclude(ref).state is JobState.ARCHIVED
-    assert books.event_types(ref) == ["asset.archived", "job.archived"]
+    assert ledger.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 @pytest.mark.both_databases
 def test_an_end_that_a_worker_prepared_before_is_void(on_disk: RejectedJobs) -> None:
-    books = on_disk.books
-    ref = books.archiving(2)
-    first, second = books.assets.claim(2)
+    ledger = on_disk.ledger
+    ref = ledger.archiving(2)
+    first, second = ledger.assets.claim(2)
     on_disk.give_up(first, HALF)
-    conclusion = Conclusion(books.queries, on_disk.store, books.clock)
+    conclusion = Conclusion(ledger.queries, on_disk.store, ledger.clock)
     stored = on_disk.stored(second)
     end = conclusion.prepare_with_last(second, stored)
     assert end is not None
     assert end.state is JobState.FAILED
     on_disk.operator.accept(ref, first.row.idx)
-    assert not books.assets.finish(second, stored, end)
+    assert not ledger.assets.finish(second, stored, end)
     assert on_disk.conclude(ref).state is JobState.ARCHIVED
     assert on_disk.manifest(ref)["state"] == "archived"
 
@@ -229,10 +229,10 @@ def test_an_end_that_a_worker_prepared_before_is_void(on_disk: RejectedJobs) -> 
 @pytest.mark.both_databases
 def test_a_job_that_is_being_concluded_is_concluded_again(on_disk: RejectedJobs) -> None:
     ref = on_disk.unfinished(HALF)
-    (claimed,) = on_disk.books.jobs.claim(1)
+    (claimed,) = on_disk.ledger.jobs.claim(1)
     on_disk.operator.accept(ref, 0)
     with pytest.raises(ClaimLostError):
-        on_disk.books.jobs.conclude(claimed, JobState.FAILED, reason=Reason.BAD_ASSET)
+        on_disk.ledger.jobs.conclude(claimed, JobState.FAILED, reason=Reason.BAD_ASSET)
     assert on_disk.conclude(ref).state is JobState.ARCHIVED
 
 
@@ -264,7 +264,7 @@ def test_only_what_begins_like_a_picture_or_a_video_is_called_one(
 ) -> None:
     ref = on_disk.job(data)
     on_disk.operator.accept(ref, 0)
-    (asset,) = on_disk.books.assets_of(ref)
+    (asset,) = on_disk.ledger.assets_of(ref)
     assert (asset.content_type, asset.key) == (media_type, asset_key(ref, 0, extension))
 
 
@@ -279,16 +279,16 @@ def test_a_rebuilt_ledger_knows_rejected_and_accepted_files_as_before(jobs: Reje
     jobs.store.delete(quarantine_key(waiting, 1, SHA))
     unknown = quarantine_key(accepted, 7, SHA)
     put(jobs.store, unknown, HALF)
-    before = {ref: jobs.books.assets_of(ref) for ref in (accepted, waiting)}
-    archive = ArchivedJobs(jobs.books, jobs.store)
+    before = {ref: jobs.ledger.assets_of(ref) for ref in (accepted, waiting)}
+    archive = ArchivedJobs(jobs.ledger, jobs.store)
     archive.empty_ledger()
     found = rebuild_ledger(archive)
     assert (found.restored, found.problems.lines, found.unknown.lines) == (2, [], [unknown])
-    after = {ref: jobs.books.assets_of(ref) for ref in (accepted, waiting)}
+    after = {ref: jobs.ledger.assets_of(ref) for ref in (accepted, waiting)}
     assert after[accepted] == before[accepted]
     assert after[waiting][0] == before[waiting][0]
     assert after[waiting][1] == replace(before[waiting][1], quarantined_at=None)
-    assert jobs.books.totals.audit().ok
+    assert jobs.ledger.totals.audit().ok
     jobs.operator.accept(waiting, 0)
     assert jobs.conclude(waiting).state is JobState.FAILED
     assert rebuild_ledger(archive).known == 2
@@ -298,7 +298,7 @@ def test_a_rebuilt_ledger_knows_rejected_and_accepted_files_as_before(jobs: Reje
 def test_a_deep_audit_finds_rejected_files_that_are_gone_changed_or_of_no_job(
     jobs: RejectedJobs,
 ) -> None:
-    gone, other, pending = jobs.job(HALF), jobs.job(HALF), jobs.books.archiving(1, "task-9")
+    gone, other, pending = jobs.job(HALF), jobs.job(HALF), jobs.ledger.archiving(1, "task-9")
     size = len(HALF)
     jobs.store.delete(lost := quarantine_key(gone, 0, SHA))
     jobs.store.delete(damaged := quarantine_key(other, 0, SHA))

@@ -35,8 +35,8 @@ def harness(
         if request.param == "directory"
         else f"s3://{request.getfixturevalue('bucket')}/pictures"
     )
-    with opened(sqlite_url) as books, closing(open_store(url)) as store:
-        yield ArchivingHarness(books, store, tmp_path, sandbox)
+    with opened(sqlite_url) as ledger, closing(open_store(url)) as store:
+        yield ArchivingHarness(ledger, store, tmp_path, sandbox)
 
 
 def killed_after_its_put(harness: ArchivingHarness, ref: str, extension: str, data: bytes) -> str:
@@ -44,7 +44,7 @@ def killed_after_its_put(harness: ArchivingHarness, ref: str, extension: str, da
     claimed = harness.claim()
     assert claimed.row.ref == ref
     harness.put(key := asset_key(ref, 0, extension), data)
-    assert harness.books.claims.take_over() == 1
+    assert harness.ledger.claims.take_over() == 1
     return key
 
 
@@ -81,13 +81,13 @@ def test_it_is_taken_without_asking_the_source_again(
     )
     assert objects(harness) == [key]
     assert server.connections == 0
-    assert harness.books.event_types(ref) == ["asset.archived"]
+    assert harness.ledger.event_types(ref) == ["asset.archived"]
 
 
 def test_it_is_taken_even_after_the_url_s_end(harness: ArchivingHarness) -> None:
     with scripted_source(GONE) as server:
         key = killed_after_its_put(harness, harness.announce(server), "png", PNG)
-        harness.books.clock.advance(3 * LIFETIME)
+        harness.ledger.clock.advance(3 * LIFETIME)
         asset = harness.attempt()
     assert (asset.state, asset.key) == (AssetState.ARCHIVED, key)
 
@@ -95,18 +95,18 @@ def test_it_is_taken_even_after_the_url_s_end(harness: ArchivingHarness) -> None
 def test_objects_of_other_assets_of_the_job_are_not_taken_for_it(harness: ArchivingHarness) -> None:
     with scripted_source(GONE) as server:
         harness.fetch_from(server.port)
-        ref = harness.books.waiting()
-        harness.books.deliver(
+        ref = harness.ledger.waiting()
+        harness.ledger.deliver(
             ref, succeeded(*(f"http://127.0.0.1:{server.port}/{idx}.png" for idx in range(12)))
         )
         for name in (asset_key(ref, 10, "png"), asset_key(ref, 11, "jpg"), manifest_key(ref)):
             harness.put(name, PNG)
-        claims = harness.books.assets.claim(12)
-        harness.books.claims.take_over()
+        claims = harness.ledger.assets.claim(12)
+        harness.ledger.claims.take_over()
         assert len(claims) == 12
-        for claimed in harness.books.assets.claim(12):
+        for claimed in harness.ledger.assets.claim(12):
             harness.archiver.archive(claimed)
-    states = [asset.state for asset in harness.books.assets_of(ref)]
+    states = [asset.state for asset in harness.ledger.assets_of(ref)]
     assert states == [AssetState.PENDING] * 10 + [AssetState.ARCHIVED] * 2
 
 
@@ -134,7 +134,7 @@ def test_an_object_that_is_not_what_its_writer_declared_is_not_taken_and_the_nex
         ref = harness.announce(server)
         spoil(s3_server, bucket, key := asset_key(ref, 0, "png"))
         harness.claim()
-        harness.books.claims.take_over()
+        harness.ledger.claims.take_over()
         with pytest.raises(StoreError, match="damaged"):
             harness.stored(key)
         waiting, asset = harness.attempts()
@@ -147,12 +147,12 @@ def test_an_object_that_is_not_what_its_writer_declared_is_not_taken_and_the_nex
 def test_what_a_retried_asset_left_behind_is_taken_too(harness: ArchivingHarness) -> None:
     with scripted_source(GONE) as server:
         ref = harness.announce(server)
-        harness.books.clock.advance(LIFETIME)
+        harness.ledger.clock.advance(LIFETIME)
         *_, lost = harness.attempts()
         assert lost.state is AssetState.EXPIRED
-        harness.books.conclude(ref)
+        harness.ledger.conclude(ref)
         harness.put(asset_key(ref, 0, "png"), PNG)  # by a worker that had lost its lease, say
-        harness.books.execute("UPDATE jobs SET state = 'expired'")
-        harness.books.operator.retry(ref)
+        harness.ledger.execute("UPDATE jobs SET state = 'expired'")
+        harness.ledger.operator.retry(ref)
         asset = harness.attempt()
     assert (asset.state, asset.due_at) == (AssetState.ARCHIVED, None)

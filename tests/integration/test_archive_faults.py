@@ -24,7 +24,7 @@ from faultproxy import (
     s3_error,
     without,
 )
-from ledgers import Books, opened
+from ledgers import LedgerHarness, opened
 from outside_network import answer
 from seaweed import S3Server
 
@@ -41,9 +41,9 @@ LIVES = answer(body=PNG)
 
 
 @pytest.fixture
-def books(sqlite_url: str) -> Iterator[Books]:
-    with opened(sqlite_url) as books:
-        yield books
+def ledger(sqlite_url: str) -> Iterator[LedgerHarness]:
+    with opened(sqlite_url) as ledger:
+        yield ledger
 
 
 class Bucket:
@@ -105,8 +105,10 @@ def proxy(bucket: Bucket) -> FaultProxy:
 
 
 @pytest.fixture
-def harness(books: Books, bucket: Bucket, sandbox: Sandbox, tmp_path: Path) -> ArchivingHarness:
-    return ArchivingHarness(books, bucket.store, tmp_path, sandbox)
+def harness(
+    ledger: LedgerHarness, bucket: Bucket, sandbox: Sandbox, tmp_path: Path
+) -> ArchivingHarness:
+    return ArchivingHarness(ledger, bucket.store, tmp_path, sandbox)
 
 
 # Faults of every request, and of the puts alone.
@@ -150,15 +152,15 @@ def test_while_the_fault_lasts_the_asset_waits_uncounted_and_its_source_is_spare
             waiting = harness.attempt()
             errors.append(waiting.error)
             assert (waiting.state, waiting.attempts, waiting.claim) == (AssetState.PENDING, 0, None)
-            assert 0.75 <= (due(waiting) - harness.books.clock.now) / STORE_RETRY_DELAY <= 1.25
-            harness.books.clock.now = due(waiting)
+            assert 0.75 <= (due(waiting) - harness.ledger.clock.now) / STORE_RETRY_DELAY <= 1.25
+            harness.ledger.clock.now = due(waiting)
         assert server.connections == 1
         proxy.rule = honest
         archived = harness.attempt()
     assert (archived.state, archived.attempts) == (AssetState.ARCHIVED, 1)
     assert re.search(message, errors[0])
     assert bucket.keys() == [archived.key, manifest_key(ref)]
-    assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
+    assert harness.ledger.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 def test_a_slow_bucket_is_waited_for(harness: ArchivingHarness, proxy: FaultProxy) -> None:
@@ -207,7 +209,7 @@ def test_an_object_whose_put_was_not_confirmed_is_adopted_without_a_second_one(
         assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
         (key,) = bucket.keys()
         proxy.rule = honest
-        harness.books.clock.now = due(waiting)
+        harness.ledger.clock.now = due(waiting)
         proxy.seen.clear()
         asset = harness.attempt()
         assert server.connections == 1
@@ -220,7 +222,7 @@ def test_an_object_whose_put_was_not_confirmed_is_adopted_without_a_second_one(
     assert not [path for method, path in proxy.seen if method == "PUT" and key in path], (
         "it was not put again"
     )
-    assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
+    assert harness.ledger.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 def test_without_the_right_to_list_the_put_itself_finds_what_is_there(
@@ -234,7 +236,7 @@ def test_without_the_right_to_list_the_put_itself_finds_what_is_there(
         proxy.rule = loses_the_answer_to_the_put
         waiting = harness.attempt()
         proxy.rule = forbids_lists
-        harness.books.clock.now = due(waiting)
+        harness.ledger.clock.now = due(waiting)
         asset = harness.attempt()
     assert asset.state is AssetState.ARCHIVED
     assert bucket.keys() == [asset.key, manifest_key(ref)]
@@ -262,7 +264,7 @@ def test_what_a_server_stored_wrongly_is_found_never_adopted_and_healed_by_the_n
             assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
             assert "damaged" in waiting.error
             assert bucket.read(key) != PNG
-            harness.books.clock.now = due(waiting)
+            harness.ledger.clock.now = due(waiting)
         proxy.rule = honest
         asset = harness.attempt()
     assert (asset.state, asset.key, asset.sha256) == (
@@ -289,25 +291,25 @@ TROUBLES: dict[str, Rule] = {
 def test_a_job_is_announced_as_archived_only_after_its_manifest_is_safe(
     harness: ArchivingHarness, proxy: FaultProxy, bucket: Bucket, rule: Rule
 ) -> None:
-    books = harness.books
-    reconciler = books.reconciler(harness.store, None, "https://provider.test")
+    ledger = harness.ledger
+    reconciler = ledger.reconciler(harness.store, None, "https://provider.test")
     proxy.rule = lambda request, forward: (rule if "job.json" in request.path else honest)(
         request, forward
     )
     with scripted_source(LIVES) as server:
         ref = harness.announce(server)
         assert harness.attempt().state is AssetState.ARCHIVED
-    (claimed,) = books.jobs.claim(1, complete=True)
+    (claimed,) = ledger.jobs.claim(1, complete=True)
     reconciler.reconcile_job(claimed)
-    assert (books.job(ref).state, books.event_types(ref)) == (
+    assert (ledger.job(ref).state, ledger.event_types(ref)) == (
         JobState.ARCHIVING,
         ["asset.archived"],
     )
     proxy.rule = honest
-    books.clock.now = books.job(ref).due_at or 0.0
-    (claimed,) = books.jobs.claim(1, complete=True)
+    ledger.clock.now = ledger.job(ref).due_at or 0.0
+    (claimed,) = ledger.jobs.claim(1, complete=True)
     reconciler.reconcile_job(claimed)
-    assert (books.job(ref).state, books.event_types(ref)) == (
+    assert (ledger.job(ref).state, ledger.event_types(ref)) == (
         JobState.ARCHIVED,
         ["asset.archived", "job.archived"],
     )

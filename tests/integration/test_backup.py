@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from commands import invoke
-from ledgers import Books, is_sound, opened
+from ledgers import LedgerHarness, is_sound, opened
 from processes import Finished
 
 from receiver.errors import LedgerError
@@ -26,19 +26,19 @@ def backup(data: Path, file: Path, **more: str) -> Finished:
 
 
 def refs(path: Path) -> set[str]:
-    with opened(f"sqlite:///{path}") as books:
-        assert books.totals.audit().ok
-        return {job.ref for job in books.queries.jobs(limit=1000)}
+    with opened(f"sqlite:///{path}") as ledger:
+        assert ledger.totals.audit().ok
+        return {job.ref for job in ledger.queries.jobs(limit=1000)}
 
 
-def submit(books: Books, number: int) -> str:
-    return books.jobs.submit(Submission(f"a fox {number}", "m", {}), "https://provider.test").ref
+def submit(ledger: LedgerHarness, number: int) -> str:
+    return ledger.jobs.submit(Submission(f"a fox {number}", "m", {}), "https://provider.test").ref
 
 
 def test_what_is_only_in_the_wal_is_in_the_backup(data: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.sqlite3"
-    with opened(f"sqlite:///{data / 'ledger.sqlite3'}") as books:
-        kept = {submit(books, number) for number in range(20)}
+    with opened(f"sqlite:///{data / 'ledger.sqlite3'}") as ledger:
+        kept = {submit(ledger, number) for number in range(20)}
         assert (data / "ledger.sqlite3-wal").stat().st_size
         shutil.copy(data / "ledger.sqlite3", tmp_path / "plain")
         done = backup(data, copy)
@@ -56,11 +56,11 @@ def test_a_backup_during_writes_has_all_that_was_committed_before(
 ) -> None:
     before: list[str] = []
     enough, stop = threading.Event(), threading.Event()
-    with opened(f"sqlite:///{data / 'ledger.sqlite3'}") as books:
+    with opened(f"sqlite:///{data / 'ledger.sqlite3'}") as ledger:
 
         def write() -> None:
             while not stop.is_set():
-                before.append(submit(books, len(before)))
+                before.append(submit(ledger, len(before)))
                 if len(before) == 20:
                     enough.set()
 

@@ -38,11 +38,8 @@ NOT_OURS = {"ok": False, "error": "no such callback"}
 
 @pytest.fixture
 def environ(sqlite_url: str) -> dict[str, str]:
-    return {
-        "DATABASE_URL": sqlite_url,
-        "GRSAI_API_KEY": "sk-test",
-        "CALLBACK_MAX_BYTES": str(LIMIT),
-    }
+    limit = str(LIMIT)
+    return {"DATABASE_URL": sqlite_url, "GRSAI_API_KEY": "sk-test", "CALLBACK_MAX_BYTES": limit}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import Books, failed, running, succeeded, urls
+from ledgers import LedgerHarness, failed, running, succeeded, urls
 from sqlalchemy import Connection, select
 
 from receiver.ingest.inbox import Inbox, Item, read_report
@@ -27,16 +27,16 @@ class UndoneError(Exception):
     """Ends a transaction whose changes were only looked at."""
 
 
-def history(books: Books, number: int) -> str:
+def history(ledger: LedgerHarness, number: int) -> str:
     """Return a job in one of the states that a callback can find; its task has its number."""
     task = f"task-{number}"
     makers = (
-        books.submitting,
-        lambda: books.waiting(task),
-        lambda: books.archiving(2, task),
-        lambda: books.failed(task),
-        lambda: books.expired(task),
-        lambda: books.waiting(task),
+        ledger.submitting,
+        lambda: ledger.waiting(task),
+        lambda: ledger.archiving(2, task),
+        lambda: ledger.failed(task),
+        lambda: ledger.expired(task),
+        lambda: ledger.waiting(task),
     )
     return makers[number]()
 
@@ -63,10 +63,10 @@ def reports(draw: st.DrawFn) -> tuple[int, bytes, Source]:
 
 
 def items(
-    books: Books, refs: Sequence[str], drawn: Sequence[tuple[int, bytes, Source]]
+    ledger: LedgerHarness, refs: Sequence[str], drawn: Sequence[tuple[int, bytes, Source]]
 ) -> list[Item]:
     """Return the deliveries as the inbox queues them."""
-    found = [Delivery(refs[number], source, body, books.clock()) for number, body, source in drawn]
+    found = [Delivery(refs[number], source, body, ledger.clock()) for number, body, source in drawn]
     return [Item(one, read_report(one), sha256(one.body).hexdigest()) for one in found]
 
 
@@ -96,7 +96,9 @@ def rows(connection: Connection) -> dict[str, list[Any]]:
     return found
 
 
-def outcome(books: Books, take: Any, taker: Inbox, given_items: Sequence[Item]) -> tuple[Any, Any]:
+def outcome(
+    ledger: LedgerHarness, take: Any, taker: Inbox, given_items: Sequence[Item]
+) -> tuple[Any, Any]:
     """Return the decisions and all rows after the items were taken; the ledger stays as it was."""
     seen: list[tuple[Any, Any]] = []
 
@@ -105,32 +107,34 @@ def outcome(books: Books, take: Any, taker: Inbox, given_items: Sequence[Item]) 
         raise UndoneError
 
     with pytest.raises(UndoneError):
-        books.database.write(work)
+        ledger.database.write(work)
     return seen[-1]
 
 
 @examples(13)
 @given(drawn=st.lists(reports(), min_size=1, max_size=8), confirms=st.booleans(), data=st.data())
 def test_a_batch_changes_what_its_callbacks_change_one_by_one(
-    books: Books,
+    ledger: LedgerHarness,
     drawn: list[tuple[int, bytes, Source]],
     confirms: bool,  # noqa: FBT001 - a drawn value
     data: st.DataObject,
 ) -> None:
-    if not hasattr(books, "histories"):
-        books.histories = [history(books, number) for number in range(TASKS)]  # type: ignore[attr-defined]
+    if not hasattr(ledger, "histories"):
+        ledger.histories = [history(ledger, number) for number in range(TASKS)]  # type: ignore[attr-defined]
     most = data.draw(st.sampled_from([0, 1, 200]), label="deliveries kept per job")
-    taker = books.make_inbox(confirms=confirms)
-    given_items = items(books, books.histories, drawn)  # type: ignore[attr-defined]
+    taker = ledger.make_inbox(confirms=confirms)
+    given_items = items(ledger, ledger.histories, drawn)  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deliveries_module, "MOST_KEPT", most)
-        assert outcome(books, together, taker, given_items) == outcome(
-            books, alone, taker, given_items
+        assert outcome(ledger, together, taker, given_items) == outcome(
+            ledger, alone, taker, given_items
         )
 
 
-def test_ordinary_callbacks_are_taken_together_and_the_others_are_left(books: Books) -> None:
-    refs = [history(books, number) for number in range(TASKS)]
+def test_ordinary_callbacks_are_taken_together_and_the_others_are_left(
+    ledger: LedgerHarness,
+) -> None:
+    refs = [history(ledger, number) for number in range(TASKS)]
     success, progress = succeeded(*urls(2), provider_id="task-1"), running("task-5")
     drawn = [
         (1, success, Source.CALLBACK),
@@ -140,18 +144,18 @@ def test_ordinary_callbacks_are_taken_together_and_the_others_are_left(books: Bo
         (0, running("task-0"), Source.CALLBACK),  # its id may belong to another job
         (5, failed(provider_id="task-5"), Source.POLL),
     ]
-    given_items = items(books, refs, drawn)
-    found = books.database.write(lambda c: books.inbox._take_ordinary(c, given_items))
+    given_items = items(ledger, refs, drawn)
+    found = ledger.database.write(lambda c: ledger.inbox._take_ordinary(c, given_items))
     assert found == [Decision.ENDED, Decision.PROGRESS, None, None, None, None]
 
 
-def test_a_batch_that_fails_is_taken_one_by_one(books: Books) -> None:
-    ref, taker = books.waiting(), books.make_inbox()
+def test_a_batch_that_fails_is_taken_one_by_one(ledger: LedgerHarness) -> None:
+    ref, taker = ledger.waiting(), ledger.make_inbox()
 
     def fail(*_: object) -> list[Decision | None]:
         raise UndoneError
 
     taker._batch = Batch(one=taker._take, many=fail)
-    delivery = Delivery(ref, Source.CALLBACK, succeeded(*urls(1)), books.clock())
+    delivery = Delivery(ref, Source.CALLBACK, succeeded(*urls(1)), ledger.clock())
     assert taker.accept(delivery) is Decision.ENDED
-    assert len(books.assets_of(ref)) == 1
+    assert len(ledger.assets_of(ref)) == 1

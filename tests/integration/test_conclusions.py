@@ -36,7 +36,7 @@ def test_a_job_ends_as_its_assets_did(
     ref = harness.ended(*ends)
     (job,) = harness.reconcile_until_final(ref)
     assert (job.state, job.reason, job.message) == (state, reason, message)
-    assert harness.books.event_types(ref) == ["asset.archived"] * ends.count(PICTURE) + [
+    assert harness.ledger.event_types(ref) == ["asset.archived"] * ends.count(PICTURE) + [
         f"job.{state}"
     ]
     manifest = harness.manifest(ref)
@@ -45,7 +45,7 @@ def test_a_job_ends_as_its_assets_did(
         manifest["state"],
         [asset["state"] for asset in manifest["assets"]],
     ) == (state, ends)
-    assert harness.books.totals.audit().ok
+    assert harness.ledger.totals.audit().ok
 
 
 def test_an_archive_that_is_away_delays_the_end_and_no_more(harness: ReconcileHarness) -> None:
@@ -54,7 +54,7 @@ def test_an_archive_that_is_away_delays_the_end_and_no_more(harness: ReconcileHa
     for _ in range(3):
         waiting = harness.reconcile(ref)
         assert (waiting.state, waiting.claim) == (JobState.ARCHIVING, None)
-        assert waiting.due_at == harness.books.clock.now + ARCHIVE_PAUSE
+        assert waiting.due_at == harness.ledger.clock.now + ARCHIVE_PAUSE
     harness.root.unlink()
     assert harness.reconcile(ref).state is JobState.ARCHIVED
     assert harness.manifest(ref)
@@ -64,7 +64,7 @@ def test_the_manifest_is_written_before_the_event_of_the_end(harness: ReconcileH
     ref = harness.ended(PICTURE)
     seen: list[object] = []
     harness.store.before_manifest = lambda: seen.append(
-        (harness.books.job(ref).state, harness.books.event_types(ref))
+        (harness.ledger.job(ref).state, harness.ledger.event_types(ref))
     )
     harness.reconcile(ref)
     assert seen == [(JobState.ARCHIVING, ["asset.archived"])]
@@ -75,24 +75,24 @@ def test_who_lost_the_claim_while_the_manifest_was_written_ends_nothing(
 ) -> None:
     ref = harness.ended(PICTURE)
     harness.store.before_manifest = lambda: [
-        harness.books.claims.take_over(),
-        harness.books.jobs.claim(1),
+        harness.ledger.claims.take_over(),
+        harness.ledger.jobs.claim(1),
     ]
     assert harness.reconcile(ref).state is JobState.ARCHIVING
     harness.store.before_manifest = bool
     assert harness.reconcile(ref).state is JobState.ARCHIVED
-    assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
+    assert harness.ledger.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 def test_the_manifest_has_all_that_the_ledger_has_about_a_job(harness: ReconcileHarness) -> None:
     ref = harness.posted(variants=2)
-    task_id = harness.books.job(ref).provider_id
-    harness.books.deliver(ref, running(task_id, 30))
-    harness.books.clock.advance(0.1234)
+    task_id = harness.ledger.job(ref).provider_id
+    harness.ledger.deliver(ref, running(task_id, 30))
+    harness.ledger.clock.advance(0.1234)
     harness.reconcile(ref)
-    harness.books.deliver(ref, running(task_id, 40))
+    harness.ledger.deliver(ref, running(task_id, 40))
     harness.archive(ref)
-    manifest, job = harness.manifest(ref), harness.books.job(ref)
+    manifest, job = harness.manifest(ref), harness.ledger.job(ref)
     assert manifest is not None
     assert job.state is JobState.ARCHIVED
     names = (
@@ -128,7 +128,7 @@ def test_the_manifest_has_all_that_the_ledger_has_about_a_job(harness: Reconcile
         "deliveries": manifest["deliveries"],
         "assets": manifest["assets"],
     }
-    deliveries = harness.books.queries.deliveries(ref)
+    deliveries = harness.ledger.queries.deliveries(ref)
     assert [row.verdict for row in deliveries] == ["progress", "ended", "late"]
     assert manifest["deliveries"] == [
         {
@@ -141,7 +141,7 @@ def test_the_manifest_has_all_that_the_ledger_has_about_a_job(harness: Reconcile
         }
         for row in deliveries
     ]
-    assert manifest["assets"] == [as_in_manifest(asset) for asset in harness.books.assets_of(ref)]
+    assert manifest["assets"] == [as_in_manifest(asset) for asset in harness.ledger.assets_of(ref)]
     assert len(manifest["assets"]) == 2
 
 
@@ -151,7 +151,7 @@ def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(
     ref = harness.posted()
     harness.reconcile(ref)
     harness.archive(ref)
-    assert harness.books.job(ref).state is JobState.ARCHIVED
+    assert harness.ledger.job(ref).state is JobState.ARCHIVED
     before = harness.manifest(ref)
     # As if the ledger had been lost, and a late callback had made the new one adopt the job.
     adopted = {
@@ -164,7 +164,7 @@ def test_an_adopted_job_keeps_the_manifest_of_an_earlier_ledger_that_knows_more(
     }
     change = update(tables.jobs).where(tables.jobs.c.ref == ref).values(adopted)
     for statement in (change, delete(tables.events).where(tables.events.c.type == "job.archived")):
-        harness.books.database.write(partial(Connection.execute, statement=statement))
+        harness.ledger.database.write(partial(Connection.execute, statement=statement))
     assert harness.reconcile(ref).state is JobState.ARCHIVED
     assert harness.manifest(ref) == before
 

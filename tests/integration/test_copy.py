@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 from commands import invoke
-from ledgers import Books, opened, running, succeeded
+from ledgers import LedgerHarness, opened, running, succeeded
 from postgres import PostgresServer, empty
 from processes import Finished, Running, free_port
 from processes import running as process
@@ -29,49 +29,49 @@ T = TypeVar("T")
 
 
 @pytest.fixture
-def source(sqlite_url: str) -> Iterator[Books]:
+def source(sqlite_url: str) -> Iterator[LedgerHarness]:
     """Open a ledger on SQLite with rows in every table."""
-    with opened(sqlite_url) as books:
-        Outbox(books.database, books.clock).register(["log:"])
-        books.archived(2, "task-1")
-        books.failed("task-2")
-        books.expired("task-3")
-        books.archiving(2, "task-4")
-        books.waiting("task-5")
+    with opened(sqlite_url) as ledger:
+        Outbox(ledger.database, ledger.clock).register(["log:"])
+        ledger.archived(2, "task-1")
+        ledger.failed("task-2")
+        ledger.expired("task-3")
+        ledger.archiving(2, "task-4")
+        ledger.waiting("task-5")
         labelled = Submission("a fox", "m", {}, metadata={"order": 4711})
-        books.jobs.submit(labelled, "https://provider.test")
-        books.submitting("prompt with an umlaut: Fuchs über dem Fluß 🦊")
-        books.hints.add("Task-b", b"one")
-        books.hints.add("task-A", b"two")
-        (claimed,) = books.assets.claim(1)
-        books.assets.retry(claimed, books.clock() + 60, "not there yet")
-        Outbox(books.database, books.clock).claim("log:", ["job.failed"], 1)  # type: ignore[list-item]
-        yield books
+        ledger.jobs.submit(labelled, "https://provider.test")
+        ledger.submitting("prompt with an umlaut: Fuchs über dem Fluß 🦊")
+        ledger.hints.add("Task-b", b"one")
+        ledger.hints.add("task-A", b"two")
+        (claimed,) = ledger.assets.claim(1)
+        ledger.assets.retry(claimed, ledger.clock() + 60, "not there yet")
+        Outbox(ledger.database, ledger.clock).claim("log:", ["job.failed"], 1)  # type: ignore[list-item]
+        yield ledger
 
 
 @pytest.fixture
-def target(postgres_server: PostgresServer, migrated_postgres: str) -> Iterator[Books]:
+def target(postgres_server: PostgresServer, migrated_postgres: str) -> Iterator[LedgerHarness]:
     """Open an empty ledger on PostgreSQL."""
     empty(migrated_postgres)
     url = postgres_server.make_database(template=migrated_postgres)
-    with opened(url) as books:
-        yield books
+    with opened(url) as ledger:
+        yield ledger
     postgres_server.drop_database(url)
 
 
-def copied(source: Books, target: Books) -> tuple[int, int, int]:
+def copied(source: LedgerHarness, target: LedgerHarness) -> tuple[int, int, int]:
     """Copy; return how many rows were new, changed and deleted."""
     done = copy.copy(source.database, target.database, lambda *_: None)
     return done.new, done.changed, done.gone
 
 
-def everything(books: Books) -> dict[str, set[tuple[object, ...]]]:
+def everything(ledger: LedgerHarness) -> dict[str, set[tuple[object, ...]]]:
     """Return the rows of all tables; the databases do not sort alike."""
-    return {name: set(rows) for name, rows in books.everything().items()}
+    return {name: set(rows) for name, rows in ledger.everything().items()}
 
 
 def test_a_copy_is_row_by_row_the_same_and_finds_nothing_the_second_time(
-    source: Books, target: Books
+    source: LedgerHarness, target: LedgerHarness
 ) -> None:
     copy.begin(target.database)
     new, changed, gone = copied(source, target)
@@ -91,7 +91,7 @@ def test_a_copy_is_row_by_row_the_same_and_finds_nothing_the_second_time(
 
 
 def test_what_has_changed_come_or_gone_meanwhile_is_brought_over_by_the_next_run(
-    source: Books, target: Books, monkeypatch: pytest.MonkeyPatch
+    source: LedgerHarness, target: LedgerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "BATCH", 2)
     withdrawn = source.submitting()
@@ -108,7 +108,7 @@ def test_what_has_changed_come_or_gone_meanwhile_is_brought_over_by_the_next_run
 
 
 def test_a_copy_that_is_interrupted_anywhere_continues_later(
-    source: Books, target: Books, monkeypatch: pytest.MonkeyPatch
+    source: LedgerHarness, target: LedgerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "BATCH", 2)
     for writes in (1, 3, 7):
@@ -124,8 +124,8 @@ def test_a_copy_that_is_interrupted_anywhere_continues_later(
 class _FailingDatabase:
     """A database that fails after a number of writes."""
 
-    def __init__(self, books: Books, writes: int) -> None:
-        self._database, self.left = books.database, writes
+    def __init__(self, ledger: LedgerHarness, writes: int) -> None:
+        self._database, self.left = ledger.database, writes
         self.read, self.write_item = self._database.read, self._database.write_item
 
     def write(self, work: Work[T]) -> T:
@@ -137,7 +137,9 @@ class _FailingDatabase:
     def close(self) -> None: ...
 
 
-def test_new_rows_are_numbered_after_those_that_were_copied(source: Books, target: Books) -> None:
+def test_new_rows_are_numbered_after_those_that_were_copied(
+    source: LedgerHarness, target: LedgerHarness
+) -> None:
     copied(source, target)
     copy.finish(target.database)
     target.clock.advance(10)
@@ -156,7 +158,7 @@ def test_new_rows_are_numbered_after_those_that_were_copied(source: Books, targe
 
 
 def test_row_numbers_that_were_given_a_second_time_are_copied_as_the_other_rows_they_now_are(
-    source: Books, target: Books
+    source: LedgerHarness, target: LedgerHarness
 ) -> None:
     first = continue_work(source, "first")
     copied(source, target)
@@ -172,26 +174,28 @@ def test_row_numbers_that_were_given_a_second_time_are_copied_as_the_other_rows_
     assert copied(source, target) == (0, 0, 0)
 
 
-def continue_work(books: Books, name: str) -> str:
+def continue_work(ledger: LedgerHarness, name: str) -> str:
     """Add rows to every table; return the oldest ref of the new jobs."""
-    books.clock.advance(1)
-    ref = books.archiving(2, f"{name}-1")
-    for claimed in books.assets.claim(100):
-        books.assets.retry(claimed, books.clock() + 60, "not there yet")
-    books.clock.advance(1)
-    books.failed(f"{name}-2")
-    Outbox(books.database, books.clock).claim("log:", list(EventType), 100)
+    ledger.clock.advance(1)
+    ref = ledger.archiving(2, f"{name}-1")
+    for claimed in ledger.assets.claim(100):
+        ledger.assets.retry(claimed, ledger.clock() + 60, "not there yet")
+    ledger.clock.advance(1)
+    ledger.failed(f"{name}-2")
+    Outbox(ledger.database, ledger.clock).claim("log:", list(EventType), 100)
     return ref
 
 
-def forget(books: Books, ref: str) -> None:
+def forget(ledger: LedgerHarness, ref: str) -> None:
     """Remove a job and all newer ones, as an early `receiver prune` did: numbers are used again."""
     for table in ("sendings", "events", "attempts", "assets", "deliveries", "jobs"):
-        books.execute(f"DELETE FROM {table} WHERE ref >= :ref", ref=ref)  # noqa: S608 - names of ours
-    books.execute("UPDATE destinations SET cursor = (SELECT max(id) FROM events)")
+        ledger.execute(f"DELETE FROM {table} WHERE ref >= :ref", ref=ref)  # noqa: S608 - names of ours
+    ledger.execute("UPDATE destinations SET cursor = (SELECT max(id) FROM events)")
 
 
-def test_what_is_there_no_more_goes_in_batches(source: Books, target: Books) -> None:
+def test_what_is_there_no_more_goes_in_batches(
+    source: LedgerHarness, target: LedgerHarness
+) -> None:
     first, *_ = [continue_work(source, f"gone-{number}") for number in range(5)]
     copied(source, target)
     forget(source, first)
@@ -202,7 +206,7 @@ def test_what_is_there_no_more_goes_in_batches(source: Books, target: Books) -> 
 
 
 def test_a_copy_that_cannot_follow_the_original_says_what_to_do(
-    source: Books, target: Books
+    source: LedgerHarness, target: LedgerHarness
 ) -> None:
     first, second = source.waiting("one"), source.waiting("other")
     copied(source, target)
@@ -215,7 +219,7 @@ def test_a_copy_that_cannot_follow_the_original_says_what_to_do(
 
 
 def test_no_batch_reads_the_whole_original(
-    source: Books, target: Books, monkeypatch: pytest.MonkeyPatch
+    source: LedgerHarness, target: LedgerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "BATCH", 2)
     assert isinstance(source.database, SqliteDatabase)
@@ -242,9 +246,9 @@ def test_no_batch_reads_the_whole_original(
     assert {statement: plan for statement, plan in plans.items() if "SCAN" in plan} == {}
 
 
-def plan(books: Books, statement: str, values: Any) -> str:
+def plan(ledger: LedgerHarness, statement: str, values: Any) -> str:
     """Return SQLite's plan of a statement."""
-    rows = books.database.read(
+    rows = ledger.database.read(
         lambda connection: connection.exec_driver_sql(
             f"EXPLAIN QUERY PLAN {statement}", values
         ).all()
@@ -252,14 +256,18 @@ def plan(books: Books, statement: str, values: Any) -> str:
     return "\n".join(str(row[-1]) for row in rows)
 
 
-def test_a_ledger_with_jobs_of_its_own_is_not_copied_over(source: Books, target: Books) -> None:
+def test_a_ledger_with_jobs_of_its_own_is_not_copied_over(
+    source: LedgerHarness, target: LedgerHarness
+) -> None:
     target.submitting()
     with pytest.raises(ReceiverError, match="has jobs of its own"):
         copy.begin(target.database)
     assert len(source.queries.jobs()) == 7
 
 
-def test_a_half_copy_is_refused_until_it_is_declared_whole(source: Books, target: Books) -> None:
+def test_a_half_copy_is_refused_until_it_is_declared_whole(
+    source: LedgerHarness, target: LedgerHarness
+) -> None:
     copy.begin(target.database)
     copied(source, target)
     with pytest.raises(LedgerError, match="not whole yet"):
@@ -273,7 +281,7 @@ def test_a_half_copy_is_refused_until_it_is_declared_whole(source: Books, target
 
 
 @pytest.fixture
-def environ(target: Books, tmp_path: Path) -> dict[str, str]:
+def environ(target: LedgerHarness, tmp_path: Path) -> dict[str, str]:
     """Return the variables of the new service."""
     url = target.database._engine.url.difference_update_query(["connect_timeout"])  # type: ignore[attr-defined]
     address = url.set(drivername="postgresql", query={"host": url.query["host"]}).render_as_string(
@@ -298,7 +306,7 @@ def move(sqlite_url: str, environ: dict[str, str], folder: Path) -> Finished:
 
 
 @pytest.fixture
-def closed_source(source: Books, tmp_path: Path) -> Books:
+def closed_source(source: LedgerHarness, tmp_path: Path) -> LedgerHarness:
     """Create a ledger that no process has open, and the secret beside it."""
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "callback").write_text("the-old-secret-of-theirs\n")
@@ -307,7 +315,11 @@ def closed_source(source: Books, tmp_path: Path) -> Books:
 
 
 def test_a_ledger_is_moved_up_only_once_its_secret_is_known(
-    closed_source: Books, target: Books, sqlite_url: str, environ: dict[str, str], tmp_path: Path
+    closed_source: LedgerHarness,
+    target: LedgerHarness,
+    sqlite_url: str,
+    environ: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     refused = move(sqlite_url, environ, tmp_path)
     assert (refused.status, "CALLBACK_SECRETS: must include the secret" in refused.err) == (2, True)

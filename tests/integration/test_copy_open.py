@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ledgers import Books, opened
+from ledgers import LedgerHarness, opened
 from processes import python
 
 from receiver.errors import LedgerError
@@ -18,20 +18,20 @@ def path(sqlite_url: str) -> Path:
 
 @pytest.mark.parametrize(
     "first",
-    [lambda books: books.totals.audit(), lambda books: books.submitting()],
+    [lambda ledger: ledger.totals.audit(), lambda ledger: ledger.submitting()],
     ids=["read", "write"],
 )
 def test_a_ledger_is_open_from_the_first_connection_until_it_is_closed(
-    first: Callable[[Books], object], sqlite_url: str, path: Path
+    first: Callable[[LedgerHarness], object], sqlite_url: str, path: Path
 ) -> None:
-    with opened(sqlite_url) as books:
+    with opened(sqlite_url) as ledger:
         assert not is_open(path)
         assert not path.with_name(f"{path.name}.open").exists()
-        first(books)
+        first(ledger)
         assert is_open(path)
-        books.database.close()
+        ledger.database.close()
         assert not is_open(path)
-        books.totals.audit()
+        ledger.totals.audit()
         assert is_open(path), "opening again counts again"
     assert not is_open(path)
     assert path.with_name(f"{path.name}.open").stat().st_mode & 0o777 == 0o600
@@ -53,10 +53,10 @@ def test_it_is_open_until_the_last_one_has_closed_it_whatever_path_it_was_opened
 
 
 def test_asking_takes_nothing_from_those_who_have_it_open(sqlite_url: str, path: Path) -> None:
-    with opened(sqlite_url) as books:
-        books.submitting()
+    with opened(sqlite_url) as ledger:
+        ledger.submitting()
         assert [is_open(path), is_open(path)] == [True, True]
-        books.submitting()
+        ledger.submitting()
     assert [is_open(path), is_open(path)] == [False, False]
 
 
@@ -78,14 +78,14 @@ def test_reading_and_writing_go_on_where_nothing_can_be_made_beside_the_ledger(
 ) -> None:
     mark = path.with_name(f"{path.name}.open")
     mark.mkdir()
-    with opened(sqlite_url) as books:
-        ref = books.submitting()
-        assert books.job(ref).ref == ref
+    with opened(sqlite_url) as ledger:
+        ref = ledger.submitting()
+        assert ledger.job(ref).ref == ref
         with pytest.raises(
             LedgerError,
             match=r"cannot find out whether the ledger is in use.*run this as the service",
         ):
             is_open(path)
         mark.rmdir()
-        assert books.job(ref).ref == ref
+        assert ledger.job(ref).ref == ref
         assert is_open(path), "it is made good as soon as it can be"

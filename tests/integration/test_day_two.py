@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from archives import ArchivedJobs
 from commands import invoke
-from ledgers import Books, opened
+from ledgers import LedgerHarness, opened
 from pages import blocks, run_line, section
 from postgres import PostgresServer, empty
 from processes import ROOT
@@ -43,13 +43,13 @@ def run(lines: list[str], environ: dict[str, str], folder: Path) -> None:
 
 
 def refs(url: str) -> set[str]:
-    with opened(url) as books:
-        assert books.totals.audit().ok
-        return {job.ref for job in books.queries.jobs(limit=1000)}
+    with opened(url) as ledger:
+        assert ledger.totals.audit().ok
+        return {job.ref for job in ledger.queries.jobs(limit=1000)}
 
 
-def submit(books: Books) -> str:
-    return books.jobs.submit(Submission("a fox", "m", {}), "https://provider.test").ref
+def submit(ledger: LedgerHarness) -> str:
+    return ledger.jobs.submit(Submission("a fox", "m", {}), "https://provider.test").ref
 
 
 # Backup and restore.
@@ -60,8 +60,8 @@ def test_backup_and_restore_lose_nothing(data: Path, sqlite_url: str, tmp_path: 
     kept.mkdir()
     environ = {"DATA_DIR": str(data), "BACKUP": str(kept)}
     save, restore = blocks(PAGE, "Backup and restore")
-    with opened(sqlite_url) as books:
-        archived = ArchivedJobs(books, DirectoryStore(data / "archive"))
+    with opened(sqlite_url) as ledger:
+        archived = ArchivedJobs(ledger, DirectoryStore(data / "archive"))
         earlier = {archived.job(), archived.job()}
         run(save, environ, tmp_path)
         later = archived.job()
@@ -90,13 +90,13 @@ def test_this_release_works_on_the_ledger_of_a_later_one(
         ledger_url = server.make_database(template=ledger_url)
         request.addfinalizer(lambda: server.drop_database(ledger_url))
     environ = {"DATA_DIR": str(tmp_path / "data"), **variables(ledger_url, tmp_path)}
-    with opened(ledger_url) as books:
+    with opened(ledger_url) as ledger:
         for statement in LATER_RELEASE.split(";"):
-            books.execute(statement)
+            ledger.execute(statement)
         store = DirectoryStore(tmp_path / "archive")
         store.check()
-        ref = ArchivedJobs(books, store).job()
-        schema.require_current(books.database)
+        ref = ArchivedJobs(ledger, store).job()
+        schema.require_current(ledger.database)
     for command, said in [
         (("receiver", "migrate"), "the ledger's schema is 9999"),
         (("receiver", "show", ref), "archived"),

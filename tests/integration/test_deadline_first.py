@@ -12,7 +12,7 @@ from dataclasses import replace
 from math import ceil
 
 import pytest
-from ledgers import Books, opened, succeeded, urls
+from ledgers import LedgerHarness, opened, succeeded, urls
 
 from receiver.ledger.rows import Asset
 from receiver.model import AssetState, new_ref
@@ -32,24 +32,24 @@ class Work:
 
 
 @pytest.fixture
-def backlog(sqlite_url: str) -> Iterator[Books]:
+def backlog(sqlite_url: str) -> Iterator[LedgerHarness]:
     """Announce 2,000 pictures with mixed lifetimes within nine minutes without a worker."""
-    with opened(sqlite_url) as books:
-        usual, chance = books.timing, random.Random(7)  # noqa: S311 - the same backlog every time
+    with opened(sqlite_url) as ledger:
+        usual, chance = ledger.timing, random.Random(7)  # noqa: S311 - the same backlog every time
         for number in range(BACKLOG // EACH):
-            books.use_timing(replace(usual, url_lifetime=chance.choice(LIFETIMES)))
-            books.deliver(
-                new_ref(books.clock()), succeeded(*urls(EACH), provider_id=f"task-{number}")
+            ledger.use_timing(replace(usual, url_lifetime=chance.choice(LIFETIMES)))
+            ledger.deliver(
+                new_ref(ledger.clock()), succeeded(*urls(EACH), provider_id=f"task-{number}")
             )
-            books.clock.advance(540.0 * EACH / BACKLOG)
-        books.use_timing(usual)
-        yield books
+            ledger.clock.advance(540.0 * EACH / BACKLOG)
+        ledger.use_timing(usual)
+        yield ledger
 
 
-def works_of(books: Books) -> list[Work]:
+def works_of(ledger: LedgerHarness) -> list[Work]:
     """Read the backlog, in the order of its announcement."""
-    jobs = reversed(books.queries.jobs(limit=BACKLOG))
-    assets = books.queries.assets([job.ref for job in jobs])
+    jobs = reversed(ledger.queries.jobs(limit=BACKLOG))
+    assets = ledger.queries.assets([job.ref for job in jobs])
     return [
         Work((asset.ref, asset.idx), asset.announced_at, asset.expires_at)
         for each in assets.values()
@@ -79,14 +79,14 @@ def simulate(now: float, takes: float, pick: Callable[[float, int], list[Work]])
 class Service:
     """The policy under test: the ledger's own claims."""
 
-    def __init__(self, books: Books) -> None:
-        self.books = books
+    def __init__(self, ledger: LedgerHarness) -> None:
+        self.ledger = ledger
 
     def pick(self, now: float, free: int) -> list[Work]:
         """Claim one asset per free thread; record all results in one statement, which is faster."""
-        self.books.clock.now = now
-        claims = self.books.assets.claim(free)
-        self.books.execute(
+        self.ledger.clock.now = now
+        claims = self.ledger.assets.claim(free)
+        self.ledger.execute(
             "UPDATE assets SET "
             "state = CASE WHEN expires_at > :now THEN 'archived' ELSE 'expired' END,"
             " due_at = NULL, claim = NULL, finished_at = :now, key = ref || '/' || idx,"
@@ -136,7 +136,7 @@ def most_that_can_be_saved(works: list[Work], now: float, takes: float) -> int:
     ids=["a slow archive", "an archive that is much too slow"],
 )
 def test_none_is_lost_that_could_have_been_saved(
-    backlog: Books, takes: float, *, all_can_be_saved: bool
+    backlog: LedgerHarness, takes: float, *, all_can_be_saved: bool
 ) -> None:
     works, begin = works_of(backlog), backlog.clock.now
     possible = most_that_can_be_saved(works, begin, takes)
@@ -155,8 +155,8 @@ def test_none_is_lost_that_could_have_been_saved(
     assert list(states.values()).count(AssetState.EXPIRED) == BACKLOG - possible
 
 
-def all_assets(books: Books) -> list[list[Asset]]:
+def all_assets(ledger: LedgerHarness) -> list[list[Asset]]:
     """Return the assets of every job."""
     return list(
-        books.queries.assets([job.ref for job in books.queries.jobs(limit=BACKLOG)]).values()
+        ledger.queries.assets([job.ref for job in ledger.queries.jobs(limit=BACKLOG)]).values()
     )

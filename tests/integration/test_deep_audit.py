@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pytest
 from archives import BAD, SAFE, ArchivedJobs, invented_jobs, put, write_files
 from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, s3_error
-from ledgers import Books
+from ledgers import LedgerHarness
 from seaweed import S3Server
 
 from receiver.archive.manifest import asset_key, manifest_key
@@ -37,7 +37,7 @@ def run_audit(
     progress = progress or Checkpoint(archive=URL)
     DeepAudit(
         archived_jobs.store,
-        archived_jobs.books.queries,
+        archived_jobs.ledger.queries,
         progress,
         threads=4,
         stopping=stopping or Event(),
@@ -53,9 +53,9 @@ def test_what_is_whole_is_found_whole_whatever_became_of_the_jobs(
     archived_jobs.job(SAFE, SAFE, folder="shop/summer")
     archived_jobs.job(SAFE, BAD)
     archived_jobs.job(BAD)
-    archived_jobs.books.expired("never-heard-of")
+    archived_jobs.ledger.expired("never-heard-of")
     archived_jobs.unfinished(SAFE, SAFE)
-    archived_jobs.books.waiting("going-on")
+    archived_jobs.ledger.waiting("going-on")
     progress = run_audit(archived_jobs)
     assert progress.named == []
     assert (progress.jobs, progress.pictures, progress.names, progress.step) == (
@@ -128,13 +128,13 @@ def test_what_the_ledger_has_forgotten_is_held_against_its_manifest(
     archived_jobs.corrupt(key, b"Q" * 28)
     archived_jobs.remove(manifest_key(unknown))
     archived_jobs.remove(gone)
-    newest = archived_jobs.books.failed(
+    newest = archived_jobs.ledger.failed(
         "task-newest"
     )  # it stays, so that its numbers are not given twice
-    went, _, _ = archived_jobs.books.pruner(archived_jobs.store).jobs(
-        archived_jobs.books.clock.now + 9e6
+    went, _, _ = archived_jobs.ledger.pruner(archived_jobs.store).jobs(
+        archived_jobs.ledger.clock.now + 9e6
     )
-    assert (went, [job.ref for job in archived_jobs.books.queries.jobs()]) == (len(refs), [newest])
+    assert (went, [job.ref for job in archived_jobs.ledger.queries.jobs()]) == (len(refs), [newest])
     progress = run_audit(archived_jobs)
     assert (progress.jobs, progress.pictures, progress.names, progress.forgotten) == (1, 0, 11, 8)
     assert sorted(line.partition(": its SHA-256")[0] for line in progress.named) == sorted(
@@ -151,10 +151,10 @@ def test_what_the_ledger_has_forgotten_is_held_against_its_manifest(
 
 
 def test_an_object_that_its_own_metadata_calls_damaged_is_named(
-    books: Books, bucket: str, s3_server: S3Server
+    ledger: LedgerHarness, bucket: str, s3_server: S3Server
 ) -> None:
     with closing(S3Store(bucket)) as store:
-        archived_jobs = ArchivedJobs(books, store)
+        archived_jobs = ArchivedJobs(ledger, store)
         key = archived_jobs.key(archived_jobs.job())
         s3_server.client.put_object(
             Bucket=bucket, Key=key, Body=b"rotten", Metadata={"sha256": "0" * 64}
@@ -171,11 +171,11 @@ def test_a_few_hundred_jobs_are_audited_page_by_page_and_a_rebuilt_ledger_agrees
     count = deep_audit.JOBS_AT_ONCE + 50
     for _, objects in invented_jobs(count):
         write_files(Path(directory_jobs.store.locate("x")).parent, objects)
-    books, shown = directory_jobs.books, []
+    ledger, shown = directory_jobs.ledger, []
     Rebuilder(
         directory_jobs.store,
-        books.database,
-        books.queries,
+        ledger.database,
+        ledger.queries,
         job_timeout=3600.0,
         threads=4,
         stopping=Event(),
@@ -192,7 +192,7 @@ def test_a_few_hundred_jobs_are_audited_page_by_page_and_a_rebuilt_ledger_agrees
 
 
 def test_an_object_that_is_just_being_archived_is_no_stranger(directory_jobs: ArchivedJobs) -> None:
-    ref = directory_jobs.books.archiving(2)
+    ref = directory_jobs.ledger.archiving(2)
     put(directory_jobs.store, asset_key(ref, 1, "webp"), b"stored, but not recorded yet")
     assert run_audit(directory_jobs).named == []
     put(directory_jobs.store, asset_key(ref, 2, "webp"), b"of an asset that there is not")
@@ -208,8 +208,8 @@ def test_a_job_that_changes_while_it_is_looked_at_is_looked_at_again(
         """An archive whose operator retries a job while its manifest is read."""
 
         def open(self, key: str, start: int = 0) -> BinaryIO:
-            if key == manifest_key(ref) and directory_jobs.books.job(ref).finished_at is not None:
-                directory_jobs.books.operator.retry(ref)
+            if key == manifest_key(ref) and directory_jobs.ledger.job(ref).finished_at is not None:
+                directory_jobs.ledger.operator.retry(ref)
             return super().open(key, start)
 
     ref = directory_jobs.job(SAFE, BAD)
@@ -269,10 +269,10 @@ def test_an_empty_archive_is_away_and_not_every_picture_missing(
 
 
 def test_an_archive_that_goes_away_stops_the_audit_with_its_place_kept(
-    books: Books, bucket: str, proxy: FaultProxy
+    ledger: LedgerHarness, bucket: str, proxy: FaultProxy
 ) -> None:
     with closing(S3Store(bucket, limits=Limits(1, 5))) as store:
-        archived_jobs = ArchivedJobs(books, store)
+        archived_jobs = ArchivedJobs(ledger, store)
         first, second = archived_jobs.job(), archived_jobs.job()  # the newer one is looked at first
         progress = Checkpoint(archive=URL)
 
@@ -281,7 +281,7 @@ def test_an_archive_that_goes_away_stops_the_audit_with_its_place_kept(
 
         with pytest.raises(StoreError, match="overloaded"):
             DeepAudit(
-                store, books.queries, progress, threads=1, stopping=Event(), show=goes_away
+                store, ledger.queries, progress, threads=1, stopping=Event(), show=goes_away
             ).run()
         assert progress.after in {first, second}
         proxy.rule = lambda request, forward: forward(request)
@@ -289,10 +289,10 @@ def test_an_archive_that_goes_away_stops_the_audit_with_its_place_kept(
 
 
 def test_one_cut_connection_is_no_damage_and_an_object_that_never_comes_is_named(
-    books: Books, bucket: str, proxy: FaultProxy
+    ledger: LedgerHarness, bucket: str, proxy: FaultProxy
 ) -> None:
     with closing(S3Store(bucket, limits=Limits(1, 5))) as store:
-        archived_jobs = ArchivedJobs(books, store)
+        archived_jobs = ArchivedJobs(ledger, store)
         shaky, stuck = (
             archived_jobs.key(archived_jobs.job()),
             archived_jobs.key(archived_jobs.job()),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from archiving import LIFETIME, PNG, ArchivingHarness, due, scripted_source
-from ledgers import Books, opened
+from ledgers import LedgerHarness, opened
 from outside_network import answer
 from small_disks import SmallDisk, small_disk
 from waiting import until
@@ -36,19 +36,23 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture
-def books(sqlite_url: str) -> Iterator[Books]:
-    with opened(sqlite_url) as books:
-        yield books
+def ledger(sqlite_url: str) -> Iterator[LedgerHarness]:
+    with opened(sqlite_url) as ledger:
+        yield ledger
 
 
 @pytest.fixture(params=["scratch", "archive"])
 def harness(
-    request: pytest.FixtureRequest, books: Books, disk: SmallDisk, sandbox: Sandbox, tmp_path: Path
+    request: pytest.FixtureRequest,
+    ledger: LedgerHarness,
+    disk: SmallDisk,
+    sandbox: Sandbox,
+    tmp_path: Path,
 ) -> ArchivingHarness:
     """Put either the scratch folder or the archive on the small disk."""
     places = {"scratch": tmp_path, "archive": tmp_path, request.param: disk.root}
     return ArchivingHarness(
-        books, DirectoryStore(places["archive"] / "archive"), places["scratch"], sandbox
+        ledger, DirectoryStore(places["archive"] / "archive"), places["scratch"], sandbox
     )
 
 
@@ -67,10 +71,10 @@ def test_the_asset_waits_uncounted_and_is_archived_when_the_disk_is_mended(
                     None,
                 )
                 assert re.search(message, waiting.error)
-                harness.books.clock.now = due(waiting)
+                harness.ledger.clock.now = due(waiting)
         asset = harness.attempt()
     assert (asset.state, harness.stored(asset.key)) == (AssetState.ARCHIVED, PNG)
-    assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
+    assert harness.ledger.event_types(ref) == ["asset.archived", "job.archived"]
     assert not [
         path
         for path in disk.root.rglob("*")
@@ -83,7 +87,7 @@ def test_a_disk_that_stays_full_loses_the_asset_only_a_lifetime_after_its_url(
 ) -> None:
     with scripted_source(answer(body=PNG)) as server, disk.full():
         harness.announce(server)
-        harness.books.clock.advance(2 * LIFETIME - 1)
+        harness.ledger.clock.advance(2 * LIFETIME - 1)
         waiting, lost = harness.attempts()
     assert (waiting.state, lost.state) == (AssetState.PENDING, AssetState.EXPIRED)
 

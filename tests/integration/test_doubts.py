@@ -36,8 +36,8 @@ Archive = Callable[[bytes], str]
 
 @pytest.fixture
 def harness(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[ArchivingHarness]:
-    with opened(sqlite_url) as books:
-        yield ArchivingHarness(books, DirectoryStore(tmp_path / "archive"), tmp_path, sandbox)
+    with opened(sqlite_url) as ledger:
+        yield ArchivingHarness(ledger, DirectoryStore(tmp_path / "archive"), tmp_path, sandbox)
 
 
 @pytest.fixture
@@ -55,11 +55,11 @@ def archive(harness: ArchivingHarness) -> Archive:
 
 @pytest.fixture
 def doubts(harness: ArchivingHarness, tmp_path: Path) -> Doubts:
-    return Doubts(harness.books.assets, Thumbnails(harness.store, tmp_path / "thumbnails"))
+    return Doubts(harness.ledger.assets, Thumbnails(harness.store, tmp_path / "thumbnails"))
 
 
 def only(harness: ArchivingHarness, ref: str) -> Asset:
-    (asset,) = harness.books.assets_of(ref)
+    (asset,) = harness.ledger.assets_of(ref)
     return asset
 
 
@@ -109,7 +109,7 @@ def test_nothing_is_tried_while_an_asset_is_due(
     harness: ArchivingHarness, archive: Archive, doubts: Doubts
 ) -> None:
     ref = archive(PNG)
-    harness.books.archiving(provider_id="task-2")
+    harness.ledger.archiving(provider_id="task-2")
     assert not doubts.try_next()
     assert only(harness, ref).doubt is None
 

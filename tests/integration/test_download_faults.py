@@ -44,8 +44,8 @@ BROKEN = answer(status="500 Oops", body=b"")
 def worker(sqlite_url: str, tmp_path: Path) -> Iterator[UnattendedWorker]:
     with (
         OutsideNetwork(tmp_path / "picture") as network,
-        opened(sqlite_url) as books,
-        closing(UnattendedWorker(books, network, tmp_path)) as worker,
+        opened(sqlite_url) as ledger,
+        closing(UnattendedWorker(ledger, network, tmp_path)) as worker,
     ):
         yield worker
 
@@ -95,7 +95,7 @@ def test_the_second_attempt_archives_the_picture(
     assert message in first.asset.error
     assert 0.75 <= second.at - first.at <= 1.25
     assert worker.stored(second.asset.key) == PNG
-    assert worker.books.event_types(ref) == ["asset.archived", "job.archived"]
+    assert worker.ledger.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_a_source_that_cannot_be_reached_is_tried_again(
     worker.serve(answer(body=PNG))
     ref = worker.announce()
     fault(worker.network)
-    (claimed,) = worker.books.assets.claim(1)
+    (claimed,) = worker.ledger.assets.claim(1)
     worker._archiver.archive(claimed)
-    assert message in worker.books.assets_of(ref)[0].error
+    assert message in worker.ledger.assets_of(ref)[0].error
     worker.network.names["pictures.example"] = [OUTSIDE]
     assert worker.run_until_finished(ref).state is JobState.ARCHIVED
 
@@ -134,10 +134,10 @@ def test_a_fault_that_may_end_is_tried_until_the_url_expires_and_the_risk_is_ann
 ) -> None:
     worker.serve(fault)
     ref = worker.announce()
-    begun = worker.books.clock.now
+    begun = worker.ledger.clock.now
     job = worker.run_until_finished(ref)
     assert (job.state, job.reason) == (JobState.EXPIRED, None)
-    assert worker.books.event_types(ref) == ["job.at_risk", "job.expired"]
+    assert worker.ledger.event_types(ref) == ["job.at_risk", "job.expired"]
     expires_at = begun + LIFETIME
     assert (
         risk_begins(expires_at, LIFETIME)
@@ -152,7 +152,7 @@ def test_a_fault_that_may_end_is_tried_until_the_url_expires_and_the_risk_is_ann
 
 def test_the_pauses_grow_all_differ_and_end_at_the_deadline(worker: UnattendedWorker) -> None:
     worker.serve(BROKEN)
-    ref, begun = worker.announce(), worker.books.clock.now
+    ref, begun = worker.announce(), worker.ledger.clock.now
     worker.run_until_finished(ref)
     moments = [attempt.at for attempt in worker.attempts]
     assert moments[0] == begun
@@ -193,25 +193,25 @@ def test_what_cannot_become_a_picture_fails_long_before_the_url_expires(
     worker: UnattendedWorker, tmp_path: Path, fault: Script, attempts: int, message: str
 ) -> None:
     worker.serve(fault)
-    ref, begun = worker.announce(), worker.books.clock.now
+    ref, begun = worker.announce(), worker.ledger.clock.now
     job = worker.run_until_finished(ref)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.BAD_ASSET)
     assert message in job.message
     assert len(worker.attempts) == attempts
-    assert worker.books.clock.now < begun + LIFETIME / 2
-    assert worker.books.event_types(ref) == ["job.failed"]
+    assert worker.ledger.clock.now < begun + LIFETIME / 2
+    assert worker.ledger.event_types(ref) == ["job.failed"]
     assert not list(tmp_path.rglob("archive/2*/**/0.*"))
 
 
 def test_a_source_that_is_repaired_at_the_last_moment_is_archived(worker: UnattendedWorker) -> None:
     def repaired(connection: socket.socket) -> None:
-        (answer(body=PNG) if worker.books.clock.now >= expires_at else BROKEN)(connection)
+        (answer(body=PNG) if worker.ledger.clock.now >= expires_at else BROKEN)(connection)
 
     worker.serve(repaired)
-    ref, expires_at = worker.announce(), worker.books.clock.now + LIFETIME
+    ref, expires_at = worker.announce(), worker.ledger.clock.now + LIFETIME
     assert worker.run_until_finished(ref).state is JobState.ARCHIVED
     assert worker.attempts[-1].at == expires_at
-    assert worker.books.event_types(ref) == ["job.at_risk", "asset.archived", "job.archived"]
+    assert worker.ledger.event_types(ref) == ["job.at_risk", "asset.archived", "job.archived"]
 
 
 # URLs that expire early
@@ -226,7 +226,7 @@ def test_a_url_that_expired_early_is_replaced_by_a_new_one(worker: UnattendedWor
     assert worker.run_until_finished(ref).state is JobState.ARCHIVED
     assert worker.attempts[-1].asset.url == "http://pictures.example/fresh.png"
     assert worker.provider.requests == 1
-    assert worker.books.event_types(ref) == ["asset.archived", "job.archived"]
+    assert worker.ledger.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 def test_an_expired_url_that_is_never_replaced_is_polled_within_limits_and_the_job_expires(
@@ -237,7 +237,7 @@ def test_an_expired_url_that_is_never_replaced_is_polled_within_limits_and_the_j
     ref = worker.announce()
     assert worker.run_until_finished(ref).state is JobState.EXPIRED
     assert 1 < worker.provider.requests < 2 * len(worker.attempts)
-    assert worker.books.event_types(ref) == ["job.at_risk", "job.expired"]
+    assert worker.ledger.event_types(ref) == ["job.at_risk", "job.expired"]
 
 
 # Several pictures
@@ -250,7 +250,7 @@ def test_the_same_bytes_are_archived_for_each_job_that_paid_for_them(
     refs = [worker.announce(task="task-1"), worker.announce(task="task-2")]
     assert {worker.run_until_finished(ref).state for ref in refs} == {JobState.ARCHIVED}
     for ref in refs:
-        (asset,) = worker.books.assets_of(ref)
+        (asset,) = worker.ledger.assets_of(ref)
         assert (asset.key, asset.sha256) == (
             asset_key(ref, 0, "png"),
             hashlib.sha256(PNG).hexdigest(),
@@ -262,7 +262,7 @@ def test_the_same_url_twice_in_one_result_is_two_objects(worker: UnattendedWorke
     worker.serve(answer(body=PNG))
     ref = worker.announce(URL, URL)
     assert worker.run_until_finished(ref).state is JobState.ARCHIVED
-    assert [asset.key for asset in worker.books.assets_of(ref)] == [
+    assert [asset.key for asset in worker.ledger.assets_of(ref)] == [
         asset_key(ref, idx, "png") for idx in range(2)
     ]
 
@@ -273,13 +273,13 @@ def test_one_bad_source_does_not_delay_the_other_assets_of_its_job(
     worker.serve(answer(body=PNG))
     worker.network.names["broken.example"] = ["93.184.216.36"]
     worker.network.serve(BROKEN, at=("93.184.216.36", 80))
-    ref, begun = worker.announce(URL, "http://broken.example/1.png", URL), worker.books.clock.now
+    ref, begun = worker.announce(URL, "http://broken.example/1.png", URL), worker.ledger.clock.now
     assert worker.run_until_finished(ref).state is JobState.EXPIRED
-    first, lost, third = worker.books.assets_of(ref)
+    first, lost, third = worker.ledger.assets_of(ref)
     assert [first.finished_at, third.finished_at] == [begun, begun]
     assert lost.state is AssetState.EXPIRED
-    assert worker.books.job(ref).message.startswith("asset 1: ")
-    assert worker.books.event_types(ref) == [
+    assert worker.ledger.job(ref).message.startswith("asset 1: ")
+    assert worker.ledger.event_types(ref) == [
         "asset.archived",
         "asset.archived",
         "job.at_risk",

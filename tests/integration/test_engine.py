@@ -27,11 +27,11 @@ def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EngineHa
     """Return a harness with each of the two engines."""
     distributed = request.param == "distributed"
     url = str(request.getfixturevalue("postgres_url" if distributed else "sqlite_url"))
-    with opened(url) as books:
+    with opened(url) as ledger:
         yield (
-            DistributedHarness(books, tmp_path, url)
+            DistributedHarness(ledger, tmp_path, url)
             if distributed
-            else EmbeddedHarness(books, tmp_path)
+            else EmbeddedHarness(ledger, tmp_path)
         )
 
 
@@ -64,7 +64,7 @@ def test_work_that_raises_stops_neither_engine_nor_queue_and_is_repeated_after_i
         assert harness.archived() == 0
         if isinstance(error, LedgerError):  # such work is released instead, soon after its end
             until(lambda: not any(harness.asset(ref).claim for ref in refs), what="three releases")
-        harness.books.clock.advance(LEASE)
+        harness.ledger.clock.advance(LEASE)
         harness.notify(engine)
         until(lambda: harness.archived() == 3, what="a second attempt for all three")
 
@@ -73,7 +73,7 @@ def test_work_that_always_makes_the_ledger_fail_waits_for_its_lease_and_counts_a
     harness: EngineHarness,
 ) -> None:
     (ref,) = harness.add_jobs()
-    harness.books.execute("UPDATE assets SET attempts = :many", many=leases.MOST_ATTEMPTS - 1)
+    harness.ledger.execute("UPDATE assets SET attempts = :many", many=leases.MOST_ATTEMPTS - 1)
     failed = threading.Event()
 
     def fail(_claimed: Claimed[Asset]) -> None:
@@ -84,8 +84,8 @@ def test_work_that_always_makes_the_ledger_fail_waits_for_its_lease_and_counts_a
     with at_work(harness.engine(), harness.queue()):
         assert failed.wait(LIMIT)
     assert harness.asset(ref).claim is not None  # not even the drain releases it
-    harness.books.clock.advance(LEASE)
-    (claimed,) = harness.books.assets.claim(1)
+    harness.ledger.clock.advance(LEASE)
+    (claimed,) = harness.ledger.assets.claim(1)
     assert claimed.row.crashes == 1
 
 
@@ -124,7 +124,11 @@ def test_a_drain_releases_what_takes_too_long_and_the_attempt_counts(
         assert not thread.is_alive()
         for ref in refs:
             asset = harness.asset(ref)
-            assert (asset.claim, asset.due_at, asset.attempts) == (None, harness.books.clock.now, 1)
+            assert (asset.claim, asset.due_at, asset.attempts) == (
+                None,
+                harness.ledger.clock.now,
+                1,
+            )
         gate.open()  # too late: the work belongs to another worker now
     assert {harness.asset(ref).state for ref in refs} == {AssetState.PENDING}
 
@@ -134,7 +138,7 @@ def test_the_leases_of_long_work_are_renewed(
 ) -> None:
     for module in (leases, claims):
         monkeypatch.setattr(module, "LEASE", 0.5)
-    harness.books.clock.follow(time.time)
+    harness.ledger.clock.follow(time.time)
     (ref,) = harness.add_jobs()
     with at_work(harness.engine(poll_interval=OFTEN), harness.queue(2)):
         until(lambda: gate.inside, what="running work")
@@ -155,7 +159,7 @@ def test_few_threads_take_the_nearest_deadline_first(
     refs = harness.add_jobs(6)
     deadlines = dict(zip(refs, [50, 10, 60, 30, 20, 40], strict=True))
     for ref, seconds in deadlines.items():
-        harness.books.execute(
+        harness.ledger.execute(
             "UPDATE assets SET expires_at = due_at + :seconds WHERE ref = :ref",
             ref=ref,
             seconds=seconds,
@@ -175,13 +179,13 @@ def test_a_queue_without_a_free_thread_does_not_block_the_others(
     harness: EngineHarness, gate: Gate
 ) -> None:
     harness.add_jobs(2)
-    harness.books.hints.add("task-x")
+    harness.ledger.hints.add("task-x")
     done = threading.Event()
     hints = WorkQueue(
         "hints",
         1,
-        partial(harness.books.queries.next_due, "hints"),
-        harness.books.hints.claim,
+        partial(harness.ledger.queries.next_due, "hints"),
+        harness.ledger.hints.claim,
         lambda _claimed: done.set(),
     )
     with at_work(harness.engine(), harness.queue(), hints):

@@ -19,8 +19,8 @@ from receiver.worker.engine import WorkQueue
 @pytest.fixture
 def harness(postgres_url: str, tmp_path: Path) -> Iterator[DistributedHarness]:
     """Return a harness on PostgreSQL."""
-    with opened(postgres_url) as books:
-        yield DistributedHarness(books, tmp_path, postgres_url)
+    with opened(postgres_url) as ledger:
+        yield DistributedHarness(ledger, tmp_path, postgres_url)
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def test_a_commit_of_another_process_starts_the_work_at_once(
 
 
 def test_work_due_later_starts_when_it_is_due(harness: DistributedHarness) -> None:
-    harness.books.clock.follow(time.time)
+    harness.ledger.clock.follow(time.time)
     (ref,) = harness.add_jobs()
-    harness.books.execute("UPDATE assets SET due_at = due_at + 0.5")
+    harness.ledger.execute("UPDATE assets SET due_at = due_at + 0.5")
     with at_work(harness.engine(poll_interval=OFTEN), harness.queue()):
         until(harness.archived, within=10, what="the work")
     asset = harness.asset(ref)
@@ -79,8 +79,8 @@ def test_more_threads_than_connections_work_side_by_side(
 def test_two_machines_share_the_work_and_nothing_is_done_twice(
     harness: DistributedHarness, tmp_path: Path
 ) -> None:
-    with opened(harness.url) as other_books:
-        other = DistributedHarness(other_books, tmp_path, harness.url)
+    with opened(harness.url) as other_ledger:
+        other = DistributedHarness(other_ledger, tmp_path, harness.url)
         both_at_work = threading.Barrier(2)
         harness.work = other.work = lambda _claimed: both_at_work.wait(20)
         with at_work(harness.engine(), harness.queue()), at_work(other.engine(), other.queue()):
@@ -114,7 +114,7 @@ def test_a_drain_ends_even_if_nothing_can_be_released(
         def unavailable(_held: object) -> None:
             raise LedgerError("unavailable")
 
-        monkeypatch.setattr(harness.books.claims, "release", unavailable)
+        monkeypatch.setattr(harness.ledger.claims, "release", unavailable)
         engine.stop()
         thread.join(LIMIT)
         assert not thread.is_alive()

@@ -33,8 +33,8 @@ from submitter.sandbox import Sandbox
 @pytest.fixture
 def harness(sqlite_url: str, tmp_path: Path) -> Iterator[EmbeddedHarness]:
     """Return a harness on one machine."""
-    with opened(sqlite_url) as books:
-        yield EmbeddedHarness(books, tmp_path)
+    with opened(sqlite_url) as ledger:
+        yield EmbeddedHarness(ledger, tmp_path)
 
 
 @pytest.fixture
@@ -132,10 +132,10 @@ def test_a_process_that_slept_through_its_leases_does_not_take_its_own_work_for_
         harness.round(1)
         engine.notify()
         harness.round(2)  # the last queue was looked at, so the engine sleeps now
-        harness.books.clock.advance(LEASE + 1)
+        harness.ledger.clock.advance(LEASE + 1)
         engine.notify()
         until(
-            lambda: harness.asset(ref).due_at == harness.books.clock.now + LEASE,
+            lambda: harness.asset(ref).due_at == harness.ledger.clock.now + LEASE,
             what="the lease renewed",
         )
         gate.open()
@@ -173,8 +173,8 @@ def test_after_work_the_engine_looks_at_its_queue_and_at_those_that_it_fed_only(
     harness: EmbeddedHarness,
 ) -> None:
     """The end of a job's last asset feeds the jobs that are complete."""
-    assert isinstance(harness.books.database, SqliteDatabase)
-    harness.books.database.notified = harness.notifier.notify
+    assert isinstance(harness.ledger.database, SqliteDatabase)
+    harness.ledger.database.notified = harness.notifier.notify
     fed = harness.idle_queue(QueueName.COMPLETE_JOBS)
     harness.add_jobs(3)
     with at_work(harness.engine(), harness.queue(), fed, harness.idle_queue()):
@@ -193,9 +193,9 @@ def test_polling_finds_the_work_of_a_lost_notification(harness: EmbeddedHarness)
 def test_work_due_later_starts_when_it_is_due_without_a_notification(
     harness: EmbeddedHarness,
 ) -> None:
-    harness.books.clock.follow(time.time)
+    harness.ledger.clock.follow(time.time)
     (ref,) = harness.add_jobs()
-    harness.books.execute("UPDATE assets SET due_at = due_at + 0.5")
+    harness.ledger.execute("UPDATE assets SET due_at = due_at + 0.5")
     with at_work(harness.engine(), harness.queue()):
         until(harness.archived, what="the work")
     finished = harness.asset(ref).finished_at
@@ -205,10 +205,10 @@ def test_work_due_later_starts_when_it_is_due_without_a_notification(
 
 def test_due_rows_of_another_work_queue_hide_no_later_row(harness: EmbeddedHarness) -> None:
     """As suspects that wait for their turn, while another asset is due in a second."""
-    harness.books.clock.follow(time.time)
+    harness.ledger.clock.follow(time.time)
     suspect, later = harness.add_jobs(2)
-    harness.books.execute("UPDATE assets SET crashes = 2 WHERE ref = :ref", ref=suspect)
-    harness.books.execute("UPDATE assets SET due_at = due_at + 0.3 WHERE ref = :ref", ref=later)
+    harness.ledger.execute("UPDATE assets SET crashes = 2 WHERE ref = :ref", ref=suspect)
+    harness.ledger.execute("UPDATE assets SET due_at = due_at + 0.3 WHERE ref = :ref", ref=later)
     with at_work(harness.engine(), harness.queue()):
         until(harness.archived, what="the work")
     assert harness.claimed == [later]

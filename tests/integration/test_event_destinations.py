@@ -7,7 +7,7 @@ import pytest
 from commands import invoke
 from event_dispatching import dispatch_due, dispatcher_to, make_dispatcher
 from event_server import SECRET, EventServer
-from ledgers import Books, opened
+from ledgers import LedgerHarness, opened
 
 from receiver import clock
 from receiver.errors import ReceiverError
@@ -19,8 +19,8 @@ from receiver.ledger.queries.events import DestinationStatus, Recent
 DAY = 86400.0
 
 
-def status(books: Books) -> DestinationStatus:
-    (found,) = books.events.destinations()
+def status(ledger: LedgerHarness) -> DestinationStatus:
+    (found,) = ledger.events.destinations()
     return found
 
 
@@ -29,77 +29,81 @@ def status(books: Books) -> DestinationStatus:
 
 @pytest.mark.both_databases
 def test_failing_deliveries_are_counted_with_their_error_and_the_true_age_of_the_oldest(
-    books: Books, event_server: EventServer
+    ledger: LedgerHarness, event_server: EventServer
 ) -> None:
     event_server.status = 500
-    dispatcher = dispatcher_to(event_server, books)
-    began = books.clock()
+    dispatcher = dispatcher_to(event_server, ledger)
+    began = ledger.clock()
     for number in range(3):
-        books.failed(f"task-{number}")
-        books.clock.advance(10)
+        ledger.failed(f"task-{number}")
+        ledger.clock.advance(10)
     for _ in range(4):
         dispatch_due(dispatcher)
-        books.clock.advance(3600)
-    found = status(books)
+        ledger.clock.advance(3600)
+    found = status(ledger)
     assert (found.waiting, found.failing, found.set_aside) == (3, 3, 0)
     assert (found.oldest_at, found.attempts) == (began, 4), "not when it is due next"
     assert "answered 500" in found.last_error
     assert found.recent == Recent(tried=3, delivered=0)
     names = [found.destination]
-    assert books.events.count_failing(names, 2) == 2
-    assert [row.happened_at for row in books.events.failing(names)] == [
+    assert ledger.events.count_failing(names, 2) == 2
+    assert [row.happened_at for row in ledger.events.failing(names)] == [
         began,
         began + 10,
         began + 20,
     ]
-    assert books.events.failing(["another"]) == []
+    assert ledger.events.failing(["another"]) == []
 
     event_server.status = 204
-    books.clock.advance(3600)
+    ledger.clock.advance(3600)
     dispatch_due(dispatcher)
-    found = status(books)
+    found = status(ledger)
     assert (found.waiting, found.failing, found.oldest_at, found.last_error) == (0, 0, None, "")
     assert found.recent.success_rate == 1.0
 
 
 @pytest.mark.both_databases
-def test_events_that_were_never_tried_have_an_age_and_no_error(books: Books) -> None:
-    dispatcher = make_dispatcher(books, "log:")
-    began = books.clock()
-    books.failed("task-1")
-    books.clock.advance(60)
-    assert (status(books).not_handed, status(books).oldest_at) == (1, began)
-    assert status(books).recent.success_rate is None
+def test_events_that_were_never_tried_have_an_age_and_no_error(ledger: LedgerHarness) -> None:
+    dispatcher = make_dispatcher(ledger, "log:")
+    began = ledger.clock()
+    ledger.failed("task-1")
+    ledger.clock.advance(60)
+    assert (status(ledger).not_handed, status(ledger).oldest_at) == (1, began)
+    assert status(ledger).recent.success_rate is None
     dispatcher.claim(1)  # and the worker dies
-    assert (status(books).waiting, status(books).failing, status(books).oldest_at) == (1, 0, began)
+    assert (status(ledger).waiting, status(ledger).failing, status(ledger).oldest_at) == (
+        1,
+        0,
+        began,
+    )
 
 
 def test_the_last_error_is_that_of_what_was_set_aside_if_nothing_fails_now(
-    books: Books, event_server: EventServer
+    ledger: LedgerHarness, event_server: EventServer
 ) -> None:
     event_server.status = 410
-    dispatcher = dispatcher_to(event_server, books)
-    books.failed()
+    dispatcher = dispatcher_to(event_server, ledger)
+    ledger.failed()
     dispatch_due(dispatcher)
-    books.clock.advance(RETRY_FOR + 1)
+    ledger.clock.advance(RETRY_FOR + 1)
     dispatch_due(dispatcher)
-    found = status(books)
+    found = status(ledger)
     assert (found.failing, found.set_aside, found.oldest_at) == (0, 1, None)
     assert "answered 410" in found.last_error
-    Outbox(books.database, books.clock).resend(1)
-    assert status(books).failing == 0, "it is sent again, and has not failed again yet"
+    Outbox(ledger.database, ledger.clock).resend(1)
+    assert status(ledger).failing == 0, "it is sent again, and has not failed again yet"
 
 
 def test_the_success_rate_is_that_of_the_newest_deliveries(
-    books: Books, event_server: EventServer, monkeypatch: pytest.MonkeyPatch
+    ledger: LedgerHarness, event_server: EventServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queries, "RECENT", 4)
-    dispatcher = dispatcher_to(event_server, books)
+    dispatcher = dispatcher_to(event_server, ledger)
     event_server.statuses = [400, 400, 204, 204, 400, 204]
     for number in range(6):
-        books.failed(f"task-{number}")
+        ledger.failed(f"task-{number}")
         dispatch_due(dispatcher, rounds=1)
-    assert status(books).recent == Recent(tried=4, delivered=3)
+    assert status(ledger).recent == Recent(tried=4, delivered=3)
 
 
 # Sending at once.
@@ -107,22 +111,22 @@ def test_the_success_rate_is_that_of_the_newest_deliveries(
 
 @pytest.mark.both_databases
 def test_what_waits_is_sent_at_once_on_request_in_spite_of_the_pause(
-    books: Books, event_server: EventServer
+    ledger: LedgerHarness, event_server: EventServer
 ) -> None:
     event_server.status = 503
-    dispatcher = dispatcher_to(event_server, books)
-    refs = [books.archived(1, f"task-{number}") for number in range(3)]
+    dispatcher = dispatcher_to(event_server, ledger)
+    refs = [ledger.archived(1, f"task-{number}") for number in range(3)]
     for _ in range(6):
         dispatch_due(dispatcher, rounds=1)
-        books.clock.advance(60)
+        ledger.clock.advance(60)
     dispatch_due(dispatcher, rounds=1)
     event_server.status = 204
     event_server.received.clear()
-    books.clock.advance(1)
+    ledger.clock.advance(1)
     assert dispatcher.claim(10) == [], "it is paused"
-    outbox = Outbox(books.database, books.clock)
+    outbox = Outbox(ledger.database, ledger.clock)
     assert outbox.expedite(dispatcher.destination.name) == 3
-    assert (dispatcher.next_due() or 0.0) <= books.clock()
+    assert (dispatcher.next_due() or 0.0) <= ledger.clock()
     dispatch_due(dispatcher)
     for ref in refs:
         assert event_server.types(ref) == ["asset.archived", "job.archived"], "in their order"
@@ -134,17 +138,17 @@ def test_what_waits_is_sent_at_once_on_request_in_spite_of_the_pause(
 
 
 def test_a_test_event_is_signed_like_every_other_and_changes_nothing(
-    books: Books, event_server: EventServer
+    ledger: LedgerHarness, event_server: EventServer
 ) -> None:
-    dispatcher = dispatcher_to(event_server, books, public_url="https://pictures.example.com")
-    before = books.everything()
+    dispatcher = dispatcher_to(event_server, ledger, public_url="https://pictures.example.com")
+    before = ledger.everything()
     answer = dispatcher.send_test()
     assert (answer.accepted, answer.text) == (True, "204")
     (received,) = event_server.received
     assert received.is_signed_by(SECRET)
     event = received.event
     assert (event["type"], event["number"], event["data"]["link"]) == ("receiver.test", 0, None)
-    assert books.everything() == before
+    assert ledger.everything() == before
     event_server.status = 401
     answer = dispatcher.send_test()
     assert not answer.accepted
@@ -152,8 +156,8 @@ def test_a_test_event_is_signed_like_every_other_and_changes_nothing(
     assert len({one.id for one in event_server.received}) == 2
 
 
-def test_a_test_event_does_not_reach_inside_addresses(books: Books) -> None:
-    answer = make_dispatcher(books, "http://127.0.0.1:9/hook").send_test()
+def test_a_test_event_does_not_reach_inside_addresses(ledger: LedgerHarness) -> None:
+    answer = make_dispatcher(ledger, "http://127.0.0.1:9/hook").send_test()
     assert not answer.accepted
     assert "127.0.0.1" in answer.text
 
@@ -172,13 +176,13 @@ def environ(sqlite_url: str, tmp_path: Path, event_server: EventServer) -> dict[
         "FETCH_ALLOW": event_server.address,
         "GRSAI_BASE_URL": "http://127.0.0.1:1",
     }
-    with opened(sqlite_url) as books:
+    with opened(sqlite_url) as ledger:
         event_server.status = 500
-        dispatcher = dispatcher_to(event_server, books)
-        books.clock.now = clock.now() - 3 * DAY
-        books.failed("task-1")
-        books.failed("task-2")
-        books.clock.now = clock.now()
+        dispatcher = dispatcher_to(event_server, ledger)
+        ledger.clock.now = clock.now() - 3 * DAY
+        ledger.failed("task-1")
+        ledger.failed("task-2")
+        ledger.clock.now = clock.now()
         dispatch_due(dispatcher, rounds=1)
     return found
 

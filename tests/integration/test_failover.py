@@ -11,7 +11,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 from engine_harness import OFTEN, DistributedHarness, at_work
-from ledgers import NOW, TIMING, Books, opened, succeeded, urls
+from ledgers import NOW, TIMING, LedgerHarness, opened, succeeded, urls
 from postgres import MortalPostgres, mortal_postgres
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
@@ -58,10 +58,10 @@ def cut_at_random(url: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def books(postgres_url: str) -> Iterator[Books]:
+def ledger(postgres_url: str) -> Iterator[LedgerHarness]:
     """Open a ledger on PostgreSQL."""
-    with opened(postgres_url) as books:
-        yield books
+    with opened(postgres_url) as ledger:
+        yield ledger
 
 
 @pytest.fixture
@@ -75,16 +75,16 @@ def mortal() -> Iterator[MortalPostgres]:
 
 
 def test_a_connection_that_was_cut_while_idle_costs_nothing(
-    books: Books, postgres_url: str
+    ledger: LedgerHarness, postgres_url: str
 ) -> None:
-    ref = books.waiting()
+    ref = ledger.waiting()
     cut(postgres_url)
-    books.deliver(ref, succeeded())
-    assert books.pending(ref) == [0]
+    ledger.deliver(ref, succeeded())
+    assert ledger.pending(ref) == [0]
 
 
 def test_a_transaction_cut_before_its_commit_is_repeated_and_done_once(
-    books: Books, postgres_url: str
+    ledger: LedgerHarness, postgres_url: str
 ) -> None:
     cuts = [CUT_ALL, CUT_ALL]
 
@@ -94,15 +94,15 @@ def test_a_transaction_cut_before_its_commit_is_repeated_and_done_once(
             cut(postgres_url, cuts.pop())
         adopt_job(connection, "01MCC5RM003YF4VNJP7C213RC6", "https://provider.test", TIMING, NOW)
 
-    books.database.write(work)
-    assert len(books.queries.jobs()) == 1
+    ledger.database.write(work)
+    assert len(ledger.queries.jobs()) == 1
 
 
 @pytest.mark.parametrize("before", ["lock_jobs", "begin_archiving", "insert_deliveries"])
 def test_a_group_of_callbacks_cut_before_its_commit_is_repeated_and_done_once(
-    books: Books, postgres_url: str, monkeypatch: pytest.MonkeyPatch, before: str
+    ledger: LedgerHarness, postgres_url: str, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
-    ref, statement, cuts = books.waiting(), getattr(deliveries, before), [CUT_ALL]
+    ref, statement, cuts = ledger.waiting(), getattr(deliveries, before), [CUT_ALL]
 
     def cut_first(connection: Connection, *values: object) -> object:
         connection.exec_driver_sql("SELECT 1")
@@ -111,12 +111,12 @@ def test_a_group_of_callbacks_cut_before_its_commit_is_repeated_and_done_once(
         return statement(connection, *values)
 
     monkeypatch.setattr(deliveries, before, cut_first)
-    assert books.deliver(ref, succeeded()) == "ended"
-    assert (books.verdicts(ref), books.pending(ref), cuts) == (["ended"], [0], [])
+    assert ledger.deliver(ref, succeeded()) == "ended"
+    assert (ledger.verdicts(ref), ledger.pending(ref), cuts) == (["ended"], [0], [])
 
 
 def test_a_transaction_that_is_cut_again_and_again_is_a_ledger_error(
-    books: Books, postgres_url: str
+    ledger: LedgerHarness, postgres_url: str
 ) -> None:
     attempts = []
 
@@ -127,12 +127,12 @@ def test_a_transaction_that_is_cut_again_and_again_is_a_ledger_error(
         connection.execute(text("SELECT 1"))
 
     with pytest.raises(LedgerError):
-        books.database.write(work)
+        ledger.database.write(work)
     assert len(attempts) == 3
 
 
 def test_a_commit_whose_answer_was_lost_is_not_repeated(
-    books: Books, monkeypatch: pytest.MonkeyPatch
+    ledger: LedgerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts = []
 
@@ -147,12 +147,14 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(
 
     monkeypatch.setattr(failpoints, "reached", lose_the_answer)
     with pytest.raises(LedgerError):
-        books.database.write(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        ledger.database.write(lambda connection: connection.execute(text("SELECT 1")).scalar())
     assert len(attempts) == 1
 
 
-def test_two_transactions_that_wait_for_each_other_are_both_committed(books: Books) -> None:
-    refs = [books.waiting("task-1"), books.waiting("task-2")]
+def test_two_transactions_that_wait_for_each_other_are_both_committed(
+    ledger: LedgerHarness,
+) -> None:
+    refs = [ledger.waiting("task-1"), ledger.waiting("task-2")]
     both_inside = threading.Barrier(2)
     entered = threading.local()
 
@@ -164,7 +166,7 @@ def test_two_transactions_that_wait_for_each_other_are_both_committed(books: Boo
                 both_inside.wait(10)
             adopt_job(connection, second, "", TIMING, NOW)
 
-        books.database.write(work)
+        ledger.database.write(work)
 
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(cross, *refs), pool.submit(cross, *reversed(refs))]:
@@ -187,19 +189,19 @@ def test_two_transactions_that_wait_for_each_other_are_both_committed(books: Boo
     ids=["table", "column", "schema"],
 )
 def test_while_a_ledger_is_being_repaired_it_is_unavailable_and_no_report_is_set_aside(
-    books: Books, postgres_url: str, there: LiteralString, back: LiteralString
+    ledger: LedgerHarness, postgres_url: str, there: LiteralString, back: LiteralString
 ) -> None:
-    ref = books.waiting()
+    ref = ledger.waiting()
     with psycopg.connect(conninfo(postgres_url), autocommit=True) as connection:
         connection.execute("ALTER " + there)
         try:
             with pytest.raises(LedgerError, match="not as this release needs it"):
-                books.deliver(ref, succeeded(*urls(1)))
+                ledger.deliver(ref, succeeded(*urls(1)))
         finally:
             connection.execute("ALTER " + back)
-    assert books.verdicts(ref) == []
-    books.deliver(ref, succeeded(*urls(1)))
-    assert books.verdicts(ref) == ["ended"]
+    assert ledger.verdicts(ref) == []
+    ledger.deliver(ref, succeeded(*urls(1)))
+    assert ledger.verdicts(ref) == ["ended"]
 
 
 def test_the_ledgers_connections_have_their_limits_and_options_in_the_address_take_precedence(
@@ -228,48 +230,48 @@ def test_the_ledgers_connections_have_their_limits_and_options_in_the_address_ta
 
 
 def test_a_lock_that_is_not_released_is_a_ledger_error_not_a_wait_for_ever(
-    books: Books, postgres_url: str
+    ledger: LedgerHarness, postgres_url: str
 ) -> None:
-    ref = books.waiting()
+    ref = ledger.waiting()
     short_limit = f"{postgres_url}&options=-c%20lock_timeout%3D50ms"
     with opened(short_limit) as other, ExitStack() as stack:
-        holder = stack.enter_context(books.database._engine.begin())  # type: ignore[attr-defined]
+        holder = stack.enter_context(ledger.database._engine.begin())  # type: ignore[attr-defined]
         lock_job(holder, ref)
         with pytest.raises(LedgerError, match="lock timeout"):
             other.deliver(ref, succeeded())
-    books.deliver(ref, succeeded())
+    ledger.deliver(ref, succeeded())
 
 
 def test_locks_of_a_machine_that_was_cut_off_in_a_transaction_are_released(
-    books: Books, postgres_url: str
+    ledger: LedgerHarness, postgres_url: str
 ) -> None:
-    ref = books.waiting()
+    ref = ledger.waiting()
     with opened(
         f"{postgres_url}&options=-c%20idle_in_transaction_session_timeout%3D50ms"
     ) as cut_off:
 
         def lock_and_stay_idle(connection: Connection) -> None:
             lock_job(connection, ref)
-            books.deliver(ref, succeeded())
+            ledger.deliver(ref, succeeded())
             connection.execute(text("SELECT 1"))
 
         with pytest.raises(LedgerError, match="idle-in-transaction"):
             cut_off.database.write(lock_and_stay_idle)
-    assert books.pending(ref) == [0]
+    assert ledger.pending(ref) == [0]
 
 
 # Everything together.
 
 
 def test_nothing_acknowledged_is_lost_while_connections_are_cut_at_random(
-    books: Books, postgres_url: str
+    ledger: LedgerHarness, postgres_url: str
 ) -> None:
-    refs = [books.waiting(f"task-{number}") for number in range(20)]
+    refs = [ledger.waiting(f"task-{number}") for number in range(20)]
     acknowledged = []
 
     def call_back(ref: str, number: int) -> None:
         with suppress(LedgerError):
-            books.deliver(ref, succeeded(*urls(2), provider_id=f"task-{number}"))
+            ledger.deliver(ref, succeeded(*urls(2), provider_id=f"task-{number}"))
             acknowledged.append(ref)
 
     with cut_at_random(postgres_url), ThreadPoolExecutor(8) as pool:
@@ -277,28 +279,29 @@ def test_nothing_acknowledged_is_lost_while_connections_are_cut_at_random(
             list(pool.map(call_back, refs, range(len(refs))))
     assert len(set(acknowledged)) == len(refs)
     stored = {
-        ref: len([verdict for verdict in books.verdicts(ref) if verdict == "ended"]) for ref in refs
+        ref: len([verdict for verdict in ledger.verdicts(ref) if verdict == "ended"])
+        for ref in refs
     }
     assert stored == dict.fromkeys(refs, 1)
-    assert all(len(books.verdicts(ref)) >= acknowledged.count(ref) for ref in refs)
-    assert books.totals.audit().ok
+    assert all(len(ledger.verdicts(ref)) >= acknowledged.count(ref) for ref in refs)
+    assert ledger.totals.audit().ok
 
 
 def test_every_picture_is_archived_once_while_connections_are_cut_at_random(
-    books: Books, postgres_url: str, tmp_path: Path
+    ledger: LedgerHarness, postgres_url: str, tmp_path: Path
 ) -> None:
-    harness = DistributedHarness(books, tmp_path, postgres_url)
+    harness = DistributedHarness(ledger, tmp_path, postgres_url)
     harness.add_jobs(12)
     with at_work(harness.engine(poll_interval=OFTEN), harness.queue(4)):
         with cut_at_random(postgres_url):
             until(lambda: len(harness.claimed) >= 10, what="most of the work begun")
 
         def archived_in_the_end() -> bool:
-            books.clock.advance(LEASE)  # of work whose end was cut off
+            ledger.clock.advance(LEASE)  # of work whose end was cut off
             return harness.archived() == 12
 
         until(archived_in_the_end, what="all of the work")
-    assert books.totals.audit().ok
+    assert ledger.totals.audit().ok
 
 
 def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
@@ -306,18 +309,18 @@ def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
 ) -> None:
     url = mortal.make_database()
     schema.migrate(url)
-    with opened(url) as books:
-        harness = DistributedHarness(books, tmp_path, url)
-        first = books.waiting("task-1")
+    with opened(url) as ledger:
+        harness = DistributedHarness(ledger, tmp_path, url)
+        first = ledger.waiting("task-1")
         with at_work(harness.engine(poll_interval=OFTEN), harness.queue()):
-            books.deliver(first, succeeded())
+            ledger.deliver(first, succeeded())
             until(harness.archived, what="the work before")
             mortal.kill()
             with pytest.raises(LedgerError):
-                books.inbox.accept(Delivery(first, Source.CALLBACK, succeeded(), 1.0))
+                ledger.inbox.accept(Delivery(first, Source.CALLBACK, succeeded(), 1.0))
             mortal.start()
-            second = books.waiting("task-2")
-            books.deliver(second, succeeded(provider_id="task-2"))
+            second = ledger.waiting("task-2")
+            ledger.deliver(second, succeeded(provider_id="task-2"))
             until(lambda: harness.archived() == 2, what="the work after")
 
 
@@ -326,8 +329,8 @@ def test_an_engine_that_starts_without_its_server_waits_for_it_and_can_be_stoppe
 ) -> None:
     url = mortal.make_database()
     schema.migrate(url)
-    with opened(url) as books:
-        harness = DistributedHarness(books, tmp_path, url)
+    with opened(url) as ledger:
+        harness = DistributedHarness(ledger, tmp_path, url)
         harness.add_jobs()
         mortal.kill()
         with at_work(engine := harness.engine(grace=0.05), harness.queue()) as thread:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from event_dispatching import job_webhook_dispatcher
 from event_server import EventServer
-from ledgers import BASE_URL, NOW, Books
+from ledgers import BASE_URL, NOW, LedgerHarness
 from sqlalchemy import Connection, func, insert, select, update
 from waiting import LIMIT, until
 
@@ -40,7 +40,9 @@ def host(number: int, port: int) -> str:
     return f"127.{number % 250}.{number // 250}.9:{port}"
 
 
-def waiting(books: Books, count: int, attempts: int, *, port: int = 1, first: int = 0) -> None:
+def waiting(
+    ledger: LedgerHarness, count: int, attempts: int, *, port: int = 1, first: int = 0
+) -> None:
     """Insert jobs that each name a host of their own and have an event that is due."""
     refs = [f"{number:026}" for number in range(first, first + count)]
     job = {
@@ -78,42 +80,42 @@ def waiting(books: Books, count: int, attempts: int, *, port: int = 1, first: in
         newest = select(func.max(events.c.id)).scalar_subquery()
         connection.execute(update(destinations).values(cursor=newest))
 
-    books.database.write(fill)
+    ledger.database.write(fill)
 
 
-def expired(books: Books, webhook: str, task: str = "task-1") -> str:
+def expired(ledger: LedgerHarness, webhook: str, task: str = "task-1") -> str:
     """Submit a job that has one event."""
-    ref = books.jobs.submit(Submission("a fox", "m", {}, webhook=webhook), BASE_URL).ref
-    books.jobs.record_accepted(ref, task)
-    books.jobs.expire(ref, "no report")
+    ref = ledger.jobs.submit(Submission("a fox", "m", {}, webhook=webhook), BASE_URL).ref
+    ledger.jobs.record_accepted(ref, task)
+    ledger.jobs.expire(ref, "no report")
     return ref
 
 
-def running(books: Books) -> int:
+def running(ledger: LedgerHarness) -> int:
     """Return how many deliveries are claimed."""
     query = select(func.count()).where(sendings.c.claim.isnot(None))
-    return books.database.read(lambda connection: connection.execute(query).scalar_one())
+    return ledger.database.read(lambda connection: connection.execute(query).scalar_one())
 
 
 def test_a_new_event_does_not_wait_for_the_retries_of_thousands_of_dead_hosts(
-    books: Books, silent_server: socket.socket, event_server: EventServer, tmp_path: Path
+    ledger: LedgerHarness, silent_server: socket.socket, event_server: EventServer, tmp_path: Path
 ) -> None:
     silent_port = silent_server.getsockname()[1]
-    waiting(books, DEAD_HOSTS, MANY, port=silent_port)
+    waiting(ledger, DEAD_HOSTS, MANY, port=silent_port)
     hosts = [host(number, silent_port) for number in range(DEAD_HOSTS)]
-    dispatcher = job_webhook_dispatcher(books, *hosts, event_server.address)
+    dispatcher = job_webhook_dispatcher(ledger, *hosts, event_server.address)
     queue = WorkQueue(
         "events", dispatcher.threads, dispatcher.next_due, dispatcher.claim, dispatcher.send
     )
     notifier = Notifier(tmp_path / "worker.fifo")
-    engine = EmbeddedEngine(books.claims, notifier, books.clock, poll_interval=0.05)
+    engine = EmbeddedEngine(ledger.claims, notifier, ledger.clock, poll_interval=0.05)
     thread = threading.Thread(target=engine.run, args=([queue],))
     thread.start()
     try:
-        until(lambda: running(books) == THREADS - THREADS // 4, what="all that retries may have")
-        ref = expired(books, event_server.url)
+        until(lambda: running(ledger) == THREADS - THREADS // 4, what="all that retries may have")
+        ref = expired(ledger, event_server.url)
         until(lambda: event_server.types(ref) == ["job.expired"], what="the new event is sent")
-        assert running(books) >= THREADS - THREADS // 4, "no host has answered meanwhile"
+        assert running(ledger) >= THREADS - THREADS // 4, "no host has answered meanwhile"
     finally:
         engine.stop()
         silent_server.close()  # ends what hangs
@@ -123,32 +125,32 @@ def test_a_new_event_does_not_wait_for_the_retries_of_thousands_of_dead_hosts(
 
 
 def test_a_new_event_does_not_wait_for_thousands_that_were_not_tried_yet_either(
-    books: Books,
+    ledger: LedgerHarness,
 ) -> None:
-    waiting(books, DEAD_HOSTS, 0)
-    ref = expired(books, "https://shop.test/")
-    outbox = Outbox(books.database, books.clock)
+    waiting(ledger, DEAD_HOSTS, 0)
+    ref = expired(ledger, "https://shop.test/")
+    outbox = Outbox(ledger.database, ledger.clock)
     first, second = (outbox.claim(JOB_WEBHOOKS, ALL, 1, turn=turn)[0].row for turn in range(2))
     assert first.event == 1, "the oldest has its turn too"
     assert second.ref == ref
 
 
 def test_a_host_that_failed_once_is_tried_before_those_that_failed_for_hours(
-    books: Books,
+    ledger: LedgerHarness,
 ) -> None:
-    waiting(books, 50, MANY)
-    waiting(books, 1, 1, first=50)
-    outbox = Outbox(books.database, books.clock)
+    waiting(ledger, 50, MANY)
+    waiting(ledger, 1, 1, first=50)
+    outbox = Outbox(ledger.database, ledger.clock)
     (claimed,) = outbox.claim(JOB_WEBHOOKS, ALL, 1)
     assert claimed.row.attempts == 2
 
 
-def test_retries_have_their_turn_however_many_new_events_come(books: Books) -> None:
-    waiting(books, 20, MANY)
-    outbox = Outbox(books.database, books.clock)
+def test_retries_have_their_turn_however_many_new_events_come(ledger: LedgerHarness) -> None:
+    waiting(ledger, 20, MANY)
+    outbox = Outbox(ledger.database, ledger.clock)
     retried = 0
     for turn in range(40 * TURNS):
-        waiting(books, 4, 0, first=20 + 4 * turn)
+        waiting(ledger, 4, 0, first=20 + 4 * turn)
         claimed = outbox.claim(JOB_WEBHOOKS, ALL, 4, turn=turn)
         assert len(claimed) == 4
         retried += sum(map(is_retry, claimed))
@@ -160,10 +162,10 @@ def test_retries_have_their_turn_however_many_new_events_come(books: Books) -> N
 
 
 def test_a_quarter_of_the_threads_takes_no_retries_and_has_them_again_when_one_ends(
-    books: Books,
+    ledger: LedgerHarness,
 ) -> None:
-    waiting(books, 2 * THREADS, MANY)
-    dispatcher = job_webhook_dispatcher(books)
+    waiting(ledger, 2 * THREADS, MANY)
+    dispatcher = job_webhook_dispatcher(ledger)
     first = dispatcher.claim(THREADS)
     assert len(first) == THREADS - THREADS // 4
     assert dispatcher.claim(THREADS - len(first)) == []

@@ -5,10 +5,12 @@ Claims and ledger are real; downloads are simulated, a second at a time, from wh
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import pairwise, product
+from typing import Any
 
 import pytest
-from ledgers import Books, stored, succeeded
+from ledgers import LedgerHarness, stored, succeeded
+from sqlalchemy import Connection
 
 from receiver.archive.shares import TURNS, Running, Shares
 from receiver.clock import back_off
@@ -46,7 +48,7 @@ NO_END = Source(speed=2.0, size=3 * MB, at_once=3 * MB - 10_000)
 class Simulation:
     """A worker with ``threads`` threads, and the sources of its downloads."""
 
-    books: Books
+    ledger: LedgerHarness
     threads: int
     sources: dict[str, Source] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)  # first picture of a job, in seconds
@@ -57,15 +59,15 @@ class Simulation:
     def __post_init__(self) -> None:
         """Share the threads by the virtual clock."""
         self.shares = Shares(
-            FairClaims(self.books.database, self.books.clock), self.threads, lambda: self.now
+            FairClaims(self.ledger.database, self.ledger.clock), self.threads, lambda: self.now
         )
         self.claims: dict[tuple[str, str, int], Claimed[Asset]] = {}
 
     def report(self, *urls: str, lives: float = 7200.0) -> str:
         """Report a job with these results; return its ref."""
-        ref = new_ref(self.books.clock())
-        self.books.use_timing(replace(self.books.timing, url_lifetime=lives))
-        self.books.deliver(ref, succeeded(*urls, provider_id=f"task-{ref}"))
+        ref = new_ref(self.ledger.clock())
+        self.ledger.use_timing(replace(self.ledger.timing, url_lifetime=lives))
+        self.ledger.deliver(ref, succeeded(*urls, provider_id=f"task-{ref}"))
         return ref
 
     def attack(
@@ -89,9 +91,9 @@ class Simulation:
         for _ in range(seconds):
             self._start()
             self.now += 1
-            self.books.clock.advance(1)
+            self.ledger.clock.advance(1)
             if self.now % (LEASE / 2) == 0:  # as a worker does; else its files would count as lost
-                Claims(self.books.database, self.books.clock).renew([*self.claims.values()])
+                Claims(self.ledger.database, self.ledger.clock).renew([*self.claims.values()])
             for key, one in list(self.shares._running.items()):
                 self._receive(one)
                 if one.progress.reason or self._is_received(one):
@@ -142,10 +144,10 @@ class Simulation:
     def _end(self, key: tuple[str, str, int], one: Running) -> None:
         claimed, row = self.claims.pop(key), one.asset
         if one.progress.reason:
-            due_at = self.books.clock() + back_off(row.attempts, BACK_OFF, jitter=0)
-            self.books.assets.retry(claimed, due_at, one.progress.reason)
+            due_at = self.ledger.clock() + back_off(row.attempts, BACK_OFF, jitter=0)
+            self.ledger.assets.retry(claimed, due_at, one.progress.reason)
         else:
-            self.books.assets.finish(claimed, stored(claimed))
+            self.ledger.assets.finish(claimed, stored(claimed))
             self.ended.setdefault(row.ref, self.now)
         self.shares.run(claimed, lambda _claimed, _progress: None)
 
@@ -187,9 +189,9 @@ OTHERS = ["one job", "many jobs at the usual host", "all but the end"]
     ],
 )
 def test_while_an_attack_holds_the_threads_the_others_wait_seconds(
-    books: Books, attack: str, threads: int, pytestconfig: pytest.Config
+    ledger: LedgerHarness, attack: str, threads: int, pytestconfig: pytest.Config
 ) -> None:
-    simulation = Simulation(books, threads)
+    simulation = Simulation(ledger, threads)
     ATTACKS[attack](simulation)
     simulation.run(30)
     honest = [simulation.report(f"https://files.test/{number}.png") for number in range(3)]
@@ -207,8 +209,8 @@ def test_while_an_attack_holds_the_threads_the_others_wait_seconds(
     assert simulation.ended.get(later, 10_000.0) - begun <= 30
 
 
-def test_a_redirect_to_the_slow_host_hides_nothing(books: Books) -> None:
-    simulation = Simulation(books, 16)
+def test_a_redirect_to_the_slow_host_hides_nothing(ledger: LedgerHarness) -> None:
+    simulation = Simulation(ledger, 16)
     simulation.sources["slow0.test"] = SLOW
     for number in range(16):
         simulation.sources[f"redirect{number}.test"] = Source(redirects_to="slow0.test")
@@ -221,9 +223,9 @@ def test_a_redirect_to_the_slow_host_hides_nothing(books: Books) -> None:
 
 @pytest.mark.parametrize("threads", [1, 4, 16])
 def test_who_is_alone_has_all_threads_and_a_quarter_when_others_come(
-    books: Books, threads: int
+    ledger: LedgerHarness, threads: int
 ) -> None:
-    simulation = Simulation(books, threads)
+    simulation = Simulation(ledger, threads)
     simulation.attack()
     simulation.run(20)
     (attacker,) = simulation.busy
@@ -247,9 +249,59 @@ def test_who_is_alone_has_all_threads_and_a_quarter_when_others_come(
     assert simulation.held(attacker) >= most, "alone again"
 
 
+@pytest.mark.parametrize("threads", [4, 16])
+def test_beside_one_host_for_all_jobs_others_are_looked_for_once_a_second(
+    ledger: LedgerHarness, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    asked: list[Avoided] = []
+    claim = FairClaims._claim
+
+    def counted(it: FairClaims, at: Connection, limit: int, below: int, whom: Avoided) -> Any:
+        if whom.hosts and limit > 0:
+            asked.append(whom)
+        return claim(it, at, limit, below, whom)
+
+    monkeypatch.setattr(FairClaims, "_claim", counted)
+    simulation = Simulation(ledger, threads)
+    for job in range(90):
+        simulation.report(*(f"https://files.test/{job}/{index}.png" for index in range(4)))
+    simulation._start()
+    asked.clear()
+    for _ in range(30):
+        key, one = next(iter(simulation.shares._running.items()))
+        simulation._end(key, one)
+        simulation._start()
+    assert len(simulation.shares._running) == threads
+    # Few and many attempts are two questions, and so are a host's share and twice its share.
+    assert len(asked) <= 4, "every question reads all due assets"
+    other = simulation.report("https://other.test/1.png", lives=9000.0)
+    simulation.run(4)
+    assert other in simulation.ended
+
+
+def test_a_look_for_others_that_took_long_is_not_repeated_soon(
+    ledger: LedgerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, looks = FairClaims.claim, list[float]()
+
+    def slow(it: FairClaims, limit: int, **how: Any) -> list[Claimed[Asset]]:
+        if any(one.hosts for one in how["avoided"]):
+            simulation.now += 0.5  # 20 times as long is 10 s
+            looks.append(simulation.now)
+        return claim(it, limit, **how)
+
+    monkeypatch.setattr(FairClaims, "claim", slow)
+    simulation = Simulation(ledger, 16)
+    for job in range(90):
+        simulation.report(*(f"https://files.test/{job}/{index}.png" for index in range(4)))
+    simulation.run(25)
+    assert len(looks) > 1
+    assert all(later - look >= 10 for look, later in pairwise(looks))
+
+
 @pytest.mark.parametrize("speed", [FAST, 50_000.0])
-def test_one_host_for_all_jobs_is_never_interrupted(books: Books, speed: float) -> None:
-    simulation = Simulation(books, 16)
+def test_one_host_for_all_jobs_is_never_interrupted(ledger: LedgerHarness, speed: float) -> None:
+    simulation = Simulation(ledger, 16)
     simulation.sources["files.test"] = Source(speed=speed, size=2 * MB)
     for job in range(90):
         simulation.report(*(f"https://files.test/{job}/{index}.png" for index in range(4)))
@@ -259,10 +311,10 @@ def test_one_host_for_all_jobs_is_never_interrupted(books: Books, speed: float) 
 
 
 def test_a_slow_line_of_our_own_interrupts_no_download_while_threads_become_free(
-    books: Books,
+    ledger: LedgerHarness,
 ) -> None:
     """All downloads are alike, from many hosts, and none is an outlier."""
-    simulation = Simulation(books, 16)
+    simulation = Simulation(ledger, 16)
     for job in range(60):
         simulation.sources[f"cdn{job % 20}.test"] = Source(
             speed=40_000.0, size=300_000 * (1 + job % 5)
@@ -273,8 +325,8 @@ def test_a_slow_line_of_our_own_interrupts_no_download_while_threads_become_free
     assert len(simulation.ended) == 60
 
 
-def test_a_slow_honest_file_is_archived_in_the_end(books: Books) -> None:
-    simulation = Simulation(books, 4)
+def test_a_slow_honest_file_is_archived_in_the_end(ledger: LedgerHarness) -> None:
+    simulation = Simulation(ledger, 4)
     simulation.sources["slow.test"] = Source(speed=100_000.0, size=5 * MB)
     honest = simulation.report("https://slow.test/1.png")
     for job in range(400):
@@ -288,30 +340,30 @@ def test_a_slow_honest_file_is_archived_in_the_end(books: Books) -> None:
 # Which asset is claimed.
 
 
-def test_little_time_left_goes_before_several_attempts(books: Books) -> None:
-    simulation = Simulation(books, 1)
+def test_little_time_left_goes_before_several_attempts(ledger: LedgerHarness) -> None:
+    simulation = Simulation(ledger, 1)
     tried = simulation.report("https://files.test/tried.png", lives=100.0)
-    books.execute("UPDATE assets SET attempts = 5")
+    ledger.execute("UPDATE assets SET attempts = 5")
     fresh = simulation.report("https://files.test/fresh.png", lives=300.0)
     later = simulation.report("https://files.test/later.png", lives=900.0)
     order = [simulation.shares.claim(1)[0].row.ref for _ in range(3)]
     assert order == [fresh, later, tried]
 
 
-def test_a_quarter_of_the_threads_is_for_first_attempts(books: Books) -> None:
-    simulation = Simulation(books, 16)
+def test_a_quarter_of_the_threads_is_for_first_attempts(ledger: LedgerHarness) -> None:
+    simulation = Simulation(ledger, 16)
     for job in range(20):
         simulation.report(f"https://host{job}.test/1.png")
-    books.execute("UPDATE assets SET attempts = 1")
+    ledger.execute("UPDATE assets SET attempts = 1")
     assert len(simulation.shares.claim(16)) == 12
     fresh = simulation.report("https://files.test/1.png", "https://files.test/2.png")
     assert [one.row.ref for one in simulation.shares.claim(16 - 12)] == [fresh, fresh]
 
 
-def test_later_attempts_have_their_turn(books: Books) -> None:
-    simulation = Simulation(books, 4)
+def test_later_attempts_have_their_turn(ledger: LedgerHarness) -> None:
+    simulation = Simulation(ledger, 4)
     tried = simulation.report("https://files.test/tried.png", lives=100.0)
-    books.execute("UPDATE assets SET attempts = 5")
+    ledger.execute("UPDATE assets SET attempts = 5")
     for job in range(20):
         simulation.report(f"https://host{job}.test/1.png")
     refs = [simulation.shares.claim(1)[0].row.ref for _ in range(TURNS)]
@@ -333,12 +385,12 @@ def test_later_attempts_have_their_turn(books: Books) -> None:
     ],
 )
 def test_the_host_of_a_url_is_the_same_in_python_and_in_the_database(
-    books: Books, url: str
+    ledger: LedgerHarness, url: str
 ) -> None:
-    simulation = Simulation(books, 16)
+    simulation = Simulation(ledger, 16)
     simulation.report("https://files.test/1.png")
-    books.execute("UPDATE assets SET url = :url", url=url)
-    claims = FairClaims(books.database, books.clock)
+    ledger.execute("UPDATE assets SET url = :url", url=url)
+    claims = FairClaims(ledger.database, ledger.clock)
     avoided = Avoided(hosts=frozenset({netloc(url)}))
     assert claims.count_due(avoided, 10) == 0
     assert claims.count_due(Avoided(hosts=frozenset({"other.test"})), 10) == 1

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from ledgers import Books, is_sound, opened, run
+from ledgers import LedgerHarness, is_sound, opened, run
 from processes import python
 from side_by_side import side_by_side
 from small_disks import files_no_larger_than
@@ -43,22 +43,22 @@ def path(sqlite_url: str) -> Path:
 
 
 @pytest.fixture
-def books(sqlite_url: str) -> Iterator[Books]:
-    with opened(sqlite_url) as books:
-        yield books
+def ledger(sqlite_url: str) -> Iterator[LedgerHarness]:
+    with opened(sqlite_url) as ledger:
+        yield ledger
 
 
-def sqlite(books: Books) -> SqliteDatabase:
-    assert isinstance(books.database, SqliteDatabase)
-    return books.database
+def sqlite(ledger: LedgerHarness) -> SqliteDatabase:
+    assert isinstance(ledger.database, SqliteDatabase)
+    return ledger.database
 
 
 Work = Callable[[Connection], object]
 
 
-def in_one_group(books: Books, works: list[Work]) -> list[Future[object]]:
+def in_one_group(ledger: LedgerHarness, works: list[Work]) -> list[Future[object]]:
     """Queue all these writes before the first one is committed."""
-    database = sqlite(books)
+    database = sqlite(ledger)
     with ThreadPoolExecutor(len(works)) as threads:
         queue = database._group_commit
         with queue._leads:
@@ -80,18 +80,18 @@ def note(name: str, size: int = 1) -> Work:
     )
 
 
-def notes(books: Books) -> list[str]:
-    return [str(row[0]).strip() for row in books.everything()["hints"]]
+def notes(ledger: LedgerHarness) -> list[str]:
+    return [str(row[0]).strip() for row in ledger.everything()["hints"]]
 
 
 @contextmanager
-def commits_counted(books: Books) -> Iterator[list[str]]:
+def commits_counted(ledger: LedgerHarness) -> Iterator[list[str]]:
     seen: list[str] = []
-    books.database.write(lambda connection: _driver(connection).set_trace_callback(seen.append))
+    ledger.database.write(lambda connection: _driver(connection).set_trace_callback(seen.append))
     seen.clear()
     commits: list[str] = []
     yield commits
-    books.database.write(lambda connection: _driver(connection).set_trace_callback(None))
+    ledger.database.write(lambda connection: _driver(connection).set_trace_callback(None))
     commits += [statement for statement in seen if statement == "COMMIT"]
 
 
@@ -113,23 +113,23 @@ def test_every_write_of_many_threads_in_several_processes_is_stored(
     assert [(end.status, end.err) for end in ends] == [(0, "")] * 3
     refs = [ref for end in ends for ref in refs_in(end.out)]
     assert len(refs) == len(set(refs)) == 3 * 32 * 4
-    with opened(sqlite_url) as books:
-        assert {job.ref for job in books.queries.jobs(limit=10_000)} == set(refs)
-        assert books.totals.audit().ok
+    with opened(sqlite_url) as ledger:
+        assert {job.ref for job in ledger.queries.jobs(limit=10_000)} == set(refs)
+        assert ledger.totals.audit().ok
     assert is_sound(str(path))
 
 
-def test_writes_that_wait_together_share_a_commit(books: Books) -> None:
-    with commits_counted(books) as commits:
-        for future in in_one_group(books, [note(f"task-{number:02}") for number in range(20)]):
+def test_writes_that_wait_together_share_a_commit(ledger: LedgerHarness) -> None:
+    with commits_counted(ledger) as commits:
+        for future in in_one_group(ledger, [note(f"task-{number:02}") for number in range(20)]):
             future.result()
     assert len(commits) == 1
-    assert len(notes(books)) == 20
+    assert len(notes(ledger)) == 20
 
 
 @pytest.mark.parametrize("way", [SqliteDatabase.read, SqliteDatabase.write])
 def test_a_commit_is_on_disk_before_it_returns_and_the_rules_hold_on_every_connection(
-    books: Books, way: Callable[..., object]
+    ledger: LedgerHarness, way: Callable[..., object]
 ) -> None:
     def pragmas(connection: Connection) -> list[object]:
         return [
@@ -137,23 +137,23 @@ def test_a_commit_is_on_disk_before_it_returns_and_the_rules_hold_on_every_conne
             for name in ("journal_mode", "synchronous", "foreign_keys")
         ]
 
-    assert way(sqlite(books), pragmas) == ["wal", 2, 1]  # 2 is FULL
+    assert way(sqlite(ledger), pragmas) == ["wal", 2, 1]  # 2 is FULL
 
 
-def test_a_write_returns_what_its_work_returned(books: Books) -> None:
+def test_a_write_returns_what_its_work_returned(ledger: LedgerHarness) -> None:
     def number(_: Connection, value: int) -> int:
         return value
 
     assert [
         future.result()
-        for future in in_one_group(books, [partial(number, value=n) for n in range(100)])
+        for future in in_one_group(ledger, [partial(number, value=n) for n in range(100)])
     ] == list(range(100))
 
 
 # One that fails.
 
 
-def test_a_ledger_that_is_closed_during_a_commit_closes_after_it(books: Books) -> None:
+def test_a_ledger_that_is_closed_during_a_commit_closes_after_it(ledger: LedgerHarness) -> None:
     """SQLite ends the process if a connection is closed while another thread uses it."""
     writing, go_on = threading.Event(), threading.Event()
 
@@ -163,9 +163,9 @@ def test_a_ledger_that_is_closed_during_a_commit_closes_after_it(books: Books) -
         return int(connection.execute(text("SELECT 1")).scalar_one())
 
     with ThreadPoolExecutor(2) as threads:
-        written = threads.submit(books.database.write, work)
+        written = threads.submit(ledger.database.write, work)
         assert writing.wait(LIMIT)
-        closed = threads.submit(books.database.close)
+        closed = threads.submit(ledger.database.close)
         with suppress(TimeoutError):
             closed.result(0.1)  # long enough for one that does not wait
         go_on.set()
@@ -173,43 +173,47 @@ def test_a_ledger_that_is_closed_during_a_commit_closes_after_it(books: Books) -
         closed.result(LIMIT)
 
 
-def test_a_work_that_fails_inside_a_group_fails_alone(books: Books) -> None:
+def test_a_work_that_fails_inside_a_group_fails_alone(ledger: LedgerHarness) -> None:
     def mistake(connection: Connection) -> None:
         note("half done")(connection)
         raise OwnMistakeError
 
     good, bad, refused, last = in_one_group(
-        books, [note("first"), mistake, note("first"), note("last")]
+        ledger, [note("first"), mistake, note("first"), note("last")]
     )
     assert isinstance(bad.exception(), OwnMistakeError)
     assert isinstance(refused.exception(), IntegrityError)
     assert (good.exception(), last.exception()) == (None, None)
-    assert notes(books) == ["first", "last"]
+    assert notes(ledger) == ["first", "last"]
 
 
-def test_a_statement_the_database_cannot_do_is_a_ledger_error_of_its_own(books: Books) -> None:
+def test_a_statement_the_database_cannot_do_is_a_ledger_error_of_its_own(
+    ledger: LedgerHarness,
+) -> None:
     bad, good = in_one_group(
-        books,
+        ledger,
         [lambda connection: connection.exec_driver_sql("SELECT * FROM nowhere"), note("good")],
     )
     assert isinstance(bad.exception(), LedgerError)
     assert good.exception() is None
-    assert notes(books) == ["good"]
+    assert notes(ledger) == ["good"]
 
 
-def test_a_commit_that_fails_fails_every_write_of_its_group(books: Books, path: Path) -> None:
-    books.database.write(note("before"))
+def test_a_commit_that_fails_fails_every_write_of_its_group(
+    ledger: LedgerHarness, path: Path
+) -> None:
+    ledger.database.write(note("before"))
     with files_no_larger_than(path.with_name(path.name + "-wal").stat().st_size + 100):
-        futures = in_one_group(books, [note("first", 2000), note("second", 2000)])
+        futures = in_one_group(ledger, [note("first", 2000), note("second", 2000)])
     assert [type(future.exception()) for future in futures] == [LedgerError] * 2
     assert "disk I/O error" in str(futures[0].exception())
-    assert notes(books) == ["before"]
-    books.database.write(note("after"))
-    assert notes(books) == ["after", "before"]
+    assert notes(ledger) == ["before"]
+    ledger.database.write(note("after"))
+    assert notes(ledger) == ["after", "before"]
 
 
 def test_a_commit_that_fails_leaves_the_file_to_others_and_the_next_write_succeeds(
-    books: Books, path: Path
+    ledger: LedgerHarness, path: Path
 ) -> None:
     def refuse(action: int, name: str | None, *_: object) -> int:
         is_commit = (action, name) == (sqlite3.SQLITE_TRANSACTION, "COMMIT")
@@ -220,28 +224,30 @@ def test_a_commit_that_fails_leaves_the_file_to_others_and_the_next_write_succee
         _driver(connection).set_authorizer(refuse)
 
     with pytest.raises(LedgerError, match="not authorized"):
-        books.database.write(work)
+        ledger.database.write(work)
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as outsider:
         outsider.execute("BEGIN IMMEDIATE").close()
         outsider.execute("ROLLBACK").close()
-    books.database.write(note("after"))
-    assert notes(books) == ["after"]
+    ledger.database.write(note("after"))
+    assert notes(ledger) == ["after"]
 
 
-def test_on_a_full_disk_no_write_of_the_group_is_stored_and_each_fails(books: Books) -> None:
-    books.database.write(note("before"))
-    allow_pages(books, 3)
-    futures = in_one_group(books, [note("small"), note("large", 100_000), note("behind")])
+def test_on_a_full_disk_no_write_of_the_group_is_stored_and_each_fails(
+    ledger: LedgerHarness,
+) -> None:
+    ledger.database.write(note("before"))
+    allow_pages(ledger, 3)
+    futures = in_one_group(ledger, [note("small"), note("large", 100_000), note("behind")])
     assert [type(future.exception()) for future in futures] == [LedgerError] * 3
     assert "rolled its transaction back" in str(futures[0].exception())
-    assert notes(books) == ["before"]
-    allow_pages(books, 100_000)
-    books.database.write(note("after"))
-    assert notes(books) == ["after", "before"]
+    assert notes(ledger) == ["before"]
+    allow_pages(ledger, 100_000)
+    ledger.database.write(note("after"))
+    assert notes(ledger) == ["after", "before"]
 
 
-def test_on_a_full_disk_each_write_that_succeeded_is_stored(books: Books) -> None:
-    allow_pages(books, 20)
+def test_on_a_full_disk_each_write_that_succeeded_is_stored(ledger: LedgerHarness) -> None:
+    allow_pages(ledger, 20)
     works = [
         note(f"task-{number:02}", random.Random(number).choice([10, 3000, 20_000]))  # noqa: S311 - sizes
         for number in range(30)
@@ -249,24 +255,24 @@ def test_on_a_full_disk_each_write_that_succeeded_is_stored(books: Books) -> Non
     futures = [
         number
         for group in (works[:10], works[10:20], works[20:])
-        for number in in_one_group(books, group)
+        for number in in_one_group(ledger, group)
     ]
     stored = {
         f"task-{number:02}" for number, future in enumerate(futures) if future.exception() is None
     }
-    assert set(notes(books)) == stored
+    assert set(notes(ledger)) == stored
     assert {type(future.exception()) for future in futures} <= {LedgerError, type(None)}
     assert len(stored) < 30
 
 
-def allow_pages(books: Books, more: int) -> None:
+def allow_pages(ledger: LedgerHarness, more: int) -> None:
     """Let the file grow by this many pages; then SQLite reports a full disk."""
 
     def limit(connection: Connection) -> None:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + more}")
 
-    books.database.write(limit)
+    ledger.database.write(limit)
 
 
 # Others who hold the file.
@@ -276,26 +282,26 @@ def test_a_ledger_locked_by_an_outsider_is_a_ledger_error_in_bounded_time(
     impatient: float, path: Path, sqlite_url: str
 ) -> None:
     with (
-        opened(sqlite_url) as books,
+        opened(sqlite_url) as ledger,
         closing(sqlite3.connect(path, isolation_level=None)) as outsider,
     ):
-        books.database.write(note("before"))
+        ledger.database.write(note("before"))
         outsider.execute("BEGIN EXCLUSIVE")
         started = monotonic()
         failures = side_by_side(
-            [partial(failure_of, books, note(f"task-{number}")) for number in range(8)]
+            [partial(failure_of, ledger, note(f"task-{number}")) for number in range(8)]
         )
         assert [type(failure) for failure in failures] == [LedgerError] * 8
         assert monotonic() - started < 8 * impatient
-        assert notes(books) == ["before"]  # reading goes on
+        assert notes(ledger) == ["before"]  # reading goes on
         outsider.execute("ROLLBACK")
-        books.database.write(note("after"))
-        assert notes(books) == ["after", "before"]
+        ledger.database.write(note("after"))
+        assert notes(ledger) == ["after", "before"]
 
 
-def failure_of(books: Books, work: Work) -> Exception | None:
+def failure_of(ledger: LedgerHarness, work: Work) -> Exception | None:
     try:
-        books.database.write(work)
+        ledger.database.write(work)
     except LedgerError as error:
         return error
     return None
@@ -303,30 +309,32 @@ def failure_of(books: Books, work: Work) -> Exception | None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_write_that_was_refused_is_not_done_later(sqlite_url: str) -> None:
-    with opened(sqlite_url) as books:
+    with opened(sqlite_url) as ledger:
         with (
-            sqlite(books)._group_commit._leads,
+            sqlite(ledger)._group_commit._leads,
             pytest.raises(LedgerError, match="took no write"),
         ):
-            books.database.write(note("refused"))
-        books.database.write(note("taken"))
-        assert notes(books) == ["taken"]
+            ledger.database.write(note("refused"))
+        ledger.database.write(note("taken"))
+        assert notes(ledger) == ["taken"]
 
 
-def test_a_killed_process_that_held_the_file_lock_blocks_no_other(books: Books, path: Path) -> None:
+def test_a_killed_process_that_held_the_file_lock_blocks_no_other(
+    ledger: LedgerHarness, path: Path
+) -> None:
     hold = (
         "import fcntl, sys, time; file = open(sys.argv[1], 'ab');"
         "fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
     )
     with python("-c", hold, f"{path}.lock") as holder, ThreadPoolExecutor(1) as threads:
         assert holder.stdout.readline() == b"\n"
-        write = threads.submit(books.database.write, note("patient"))
+        write = threads.submit(ledger.database.write, note("patient"))
         until(
             lambda: a_process_waits_for(Path(f"{path}.lock")), what="the write waits for the lock"
         )
         holder.kill()
         write.result(timeout=20)
-    assert notes(books) == ["patient"]
+    assert notes(ledger) == ["patient"]
 
 
 def a_process_waits_for(path: Path) -> bool:
@@ -343,8 +351,8 @@ def test_what_a_killed_process_reported_as_stored_is_there(
         output = b"".join(process.stdout.readline() for _ in range(after + random.randrange(after)))  # noqa: S311 - any moment will do
         process.kill()
         refs = refs_in(output.decode() + process.ended().out)
-    with opened(sqlite_url) as books:
-        assert set(refs) <= {job.ref for job in books.queries.jobs(limit=100_000)}
-        books.submitting()
+    with opened(sqlite_url) as ledger:
+        assert set(refs) <= {job.ref for job in ledger.queries.jobs(limit=100_000)}
+        ledger.submitting()
     assert len(refs) >= after
     assert is_sound(str(path))

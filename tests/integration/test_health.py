@@ -26,8 +26,8 @@ from receiver.web.state import attach
 @pytest.fixture(autouse=True)
 def worker(request: pytest.FixtureRequest) -> None:
     """Have a worker of the ledger that has just sent a heartbeat."""
-    with opened(request.getfixturevalue("sqlite_url")) as books:
-        Workers(books.database).begin(Worker(), alone=True)
+    with opened(request.getfixturevalue("sqlite_url")) as ledger:
+        Workers(ledger.database).begin(Worker(), alone=True)
 
 
 def keep_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from ledgers import Books
+from ledgers import LedgerHarness
 from sqlalchemy import text
 from waiting import until
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.both_databases
 
 
 @pytest.fixture
-def workers(books: Books) -> Workers:
-    return Workers(books.database)
+def workers(ledger: LedgerHarness) -> Workers:
+    return Workers(ledger.database)
 
 
 def settings_for(ledger_url: str, tmp_path: Path) -> Settings:
@@ -38,17 +38,19 @@ def settings_for(ledger_url: str, tmp_path: Path) -> Settings:
     return Settings.load(environ)
 
 
-def age_by(books: Books, seconds: float) -> None:
+def age_by(ledger: LedgerHarness, seconds: float) -> None:
     """Make the last heartbeat of all workers this old."""
-    books.execute(f"UPDATE workers SET seen_at = seen_at - {seconds}")  # noqa: S608 - a number of ours
+    ledger.execute(f"UPDATE workers SET seen_at = seen_at - {seconds}")  # noqa: S608 - a number of ours
 
 
-def test_a_worker_is_alive_until_it_was_silent_for_long(books: Books, workers: Workers) -> None:
+def test_a_worker_is_alive_until_it_was_silent_for_long(
+    ledger: LedgerHarness, workers: Workers
+) -> None:
     me = Worker(host="here", pid=7)
     assert not workers.are_alive()
     workers.begin(me, alone=False)
     assert workers.are_alive()
-    age_by(books, 41)
+    age_by(ledger, 41)
     assert not workers.are_alive()
     assert workers.renew(me, {"listening": True})
     (seen,) = workers.seen()
@@ -70,20 +72,22 @@ def test_workers_beside_each_other_keep_their_rows_and_one_that_is_alone_has_the
     assert not workers.renew(first, {})
 
 
-def test_a_worker_that_died_is_shown_for_an_hour(books: Books, workers: Workers) -> None:
+def test_a_worker_that_died_is_shown_for_an_hour(ledger: LedgerHarness, workers: Workers) -> None:
     workers.begin(Worker(), alone=False)
-    age_by(books, 3000)
+    age_by(ledger, 3000)
     assert [worker.is_alive for worker in workers.seen()] == [False]
-    age_by(books, 3000)
+    age_by(ledger, 3000)
     assert workers.seen() == []
     workers.begin(Worker(), alone=False)
-    assert len(books.everything()["workers"]) == 1
+    assert len(ledger.everything()["workers"]) == 1
 
 
-def test_a_sign_from_the_future_is_of_no_living_worker(books: Books, workers: Workers) -> None:
+def test_a_sign_from_the_future_is_of_no_living_worker(
+    ledger: LedgerHarness, workers: Workers
+) -> None:
     me = Worker()
     workers.begin(me, alone=False)
-    age_by(books, -7200)
+    age_by(ledger, -7200)
     assert not workers.are_alive()
     assert workers.renew(me, {})
     assert workers.are_alive()

@@ -13,13 +13,13 @@ from receiver.model import JobState
 def test_a_hint_that_is_not_confirmed_is_dropped_after_some_attempts(
     harness: ReconcileHarness,
 ) -> None:
-    harness.books.hints.add("never-heard-of")
+    harness.ledger.hints.add("never-heard-of")
     for _ in range(MOST_HINT_ATTEMPTS):
-        assert harness.books.queries.next_due("hints") == harness.books.clock.now
+        assert harness.ledger.queries.next_due("hints") == harness.ledger.clock.now
         harness.verify_hint()
-        harness.books.clock.advance(TIMING.poll_interval)
-    assert harness.books.queries.next_due("hints") is None
-    assert harness.books.queries.jobs() == []
+        harness.ledger.clock.advance(TIMING.poll_interval)
+    assert harness.ledger.queries.next_due("hints") is None
+    assert harness.ledger.queries.jobs() == []
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,12 @@ def test_an_answer_that_is_no_report_confirms_no_hint(
     harness: ReconcileHarness, answer: bytes | Exception
 ) -> None:
     harness.asks(Provider(answer))
-    harness.books.hints.add("task-1")
+    harness.ledger.hints.add("task-1")
     harness.verify_hint()
-    assert harness.books.queries.jobs() == []
-    assert harness.books.queries.next_due("hints") == harness.books.clock.now + TIMING.poll_interval
+    assert harness.ledger.queries.jobs() == []
+    assert (
+        harness.ledger.queries.next_due("hints") == harness.ledger.clock.now + TIMING.poll_interval
+    )
 
 
 @pytest.mark.parametrize("report", [running(), succeeded(*urls(1, "callback")), None])
@@ -49,27 +51,27 @@ def test_a_hint_whose_job_is_known_meanwhile_makes_no_second_job(
 
     def answer_slowly() -> bytes:
         nonlocal ref
-        ref = harness.books.submitting()
+        ref = harness.ledger.submitting()
         if report is None:
-            harness.books.jobs.record_accepted(ref, "task-1")
+            harness.ledger.jobs.record_accepted(ref, "task-1")
         else:
-            harness.books.deliver(ref, report)
+            harness.ledger.deliver(ref, report)
         return succeeded(*urls(1, "poll"))
 
     harness.asks(Provider(answer_slowly))
-    harness.books.hints.add("task-1")
+    harness.ledger.hints.add("task-1")
     harness.verify_hint()
-    assert [job.ref for job in harness.books.queries.jobs()] == [ref]
-    assert harness.books.queries.next_due("hints") is None
+    assert [job.ref for job in harness.ledger.queries.jobs()] == [ref]
+    assert harness.ledger.queries.next_due("hints") is None
 
 
 def test_a_confirmed_hint_becomes_a_job_and_what_is_archived_comes_from_the_read_back(
     harness: ReconcileHarness,
 ) -> None:
     task_id = harness.ordered()
-    harness.books.hints.add(task_id)
+    harness.ledger.hints.add(task_id)
     harness.verify_hint()
-    (job,) = harness.books.queries.jobs()
+    (job,) = harness.ledger.queries.jobs()
     assert (job.state, job.provider_id, job.base_url) == (
         JobState.ARCHIVING,
         task_id,
@@ -77,22 +79,22 @@ def test_a_confirmed_hint_becomes_a_job_and_what_is_archived_comes_from_the_read
     )
     (asset,) = harness.archive(job.ref)
     assert asset.sha256 == harness.sandbox.task(task_id)["files"][0]["sha256"]
-    assert harness.books.job(job.ref).state is JobState.ARCHIVED
-    assert harness.books.queries.next_due("hints") is None
+    assert harness.ledger.job(job.ref).state is JobState.ARCHIVED
+    assert harness.ledger.queries.next_due("hints") is None
 
 
 def test_a_task_still_running_is_adopted_and_archived_when_it_is_done(
     harness: ReconcileHarness,
 ) -> None:
     task_id = harness.ordered(delay=0.3)
-    harness.books.hints.add(task_id)
+    harness.ledger.hints.add(task_id)
     harness.verify_hint()
-    (job,) = harness.books.queries.jobs()
+    (job,) = harness.ledger.queries.jobs()
     assert (job.state, job.provider_id) == (JobState.WAITING, task_id)
     until(
         lambda: harness.sandbox.task(task_id)["status"] == "succeeded", what="the end of the task"
     )
     assert harness.reconcile(job.ref).state is JobState.ARCHIVING
     harness.archive(job.ref)
-    assert harness.books.job(job.ref).state is JobState.ARCHIVED
-    assert harness.books.totals.audit().ok
+    assert harness.ledger.job(job.ref).state is JobState.ARCHIVED
+    assert harness.ledger.totals.audit().ok

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from ledgers import BASE_URL, NOW, TIMING, Books, failed, running, stored, succeeded, urls
+from ledgers import BASE_URL, NOW, TIMING, LedgerHarness, failed, running, stored, succeeded, urls
 
 from receiver.errors import UnreadableError
 from receiver.model import (
@@ -32,59 +32,61 @@ PICTURE_ANSWER = b'{"data": [{"b64_json": "AAAA"}, {"url": "https://files.test/1
     ids=["running", "succeeded", "failed", "empty"],
 )
 def test_an_unknown_job_is_adopted_by_its_callback(
-    books: Books, body: bytes, state: JobState, verdict: Decision
+    ledger: LedgerHarness, body: bytes, state: JobState, verdict: Decision
 ) -> None:
     ref = new_ref(NOW - 60)
-    assert books.deliver(ref, body) is verdict
-    job = books.job(ref)
+    assert ledger.deliver(ref, body) is verdict
+    job = ledger.job(ref)
     assert (job.state, job.provider_id, job.model, job.base_url) == (state, "task-1", "", BASE_URL)
     assert job.deadline_at == NOW + TIMING.job_timeout
-    assert books.verdicts(ref) == [verdict]
+    assert ledger.verdicts(ref) == [verdict]
 
 
-def test_an_unreadable_body_is_stored_even_for_an_unknown_job(books: Books) -> None:
+def test_an_unreadable_body_is_stored_even_for_an_unknown_job(ledger: LedgerHarness) -> None:
     ref = new_ref(NOW)
     for body in (b"\x00\xff not JSON", b""):
         with pytest.raises(UnreadableError):
-            books.deliver(ref, body)
-    kept = books.queries.deliveries(ref)
+            ledger.deliver(ref, body)
+    kept = ledger.queries.deliveries(ref)
     assert [(delivery.body, delivery.verdict) for delivery in kept] == [
         (b"\x00\xff not JSON", "unreadable"),
         (b"", "unreadable"),
     ]
-    job = books.job(ref)
+    job = ledger.job(ref)
     assert (job.state, job.due_at) == (JobState.SUBMITTING, NOW + TIMING.poll_after)
-    assert books.notified == 0
+    assert ledger.notified == 0
 
 
-def test_a_running_report_postpones_the_poll(books: Books) -> None:
-    ref = books.waiting()
-    books.clock.advance(100)
-    assert books.deliver(ref, running(progress=40)) is Decision.PROGRESS
-    assert (books.job(ref).progress, books.job(ref).due_at) == (40, NOW + 100 + TIMING.poll_after)
-    books.deliver(ref, running(progress=30))
-    assert books.job(ref).progress == 40
-    assert books.notified == 0
+def test_a_running_report_postpones_the_poll(ledger: LedgerHarness) -> None:
+    ref = ledger.waiting()
+    ledger.clock.advance(100)
+    assert ledger.deliver(ref, running(progress=40)) is Decision.PROGRESS
+    assert (ledger.job(ref).progress, ledger.job(ref).due_at) == (40, NOW + 100 + TIMING.poll_after)
+    ledger.deliver(ref, running(progress=30))
+    assert ledger.job(ref).progress == 40
+    assert ledger.notified == 0
 
 
-def test_polls_of_a_running_job_back_off_up_to_four_intervals_and_never_stop(books: Books) -> None:
-    ref = books.waiting()
+def test_polls_of_a_running_job_back_off_up_to_four_intervals_and_never_stop(
+    ledger: LedgerHarness,
+) -> None:
+    ref = ledger.waiting()
     waits = []
-    while books.clock() < NOW + TIMING.job_timeout + 300:
-        due = books.job(ref).due_at or 0
-        books.clock.now = max(due, books.clock())
-        assert len(books.jobs.claim(1)) == 1
-        books.deliver(ref, running(), Source.POLL)
-        waits.append((books.job(ref).due_at or 0) - books.clock())
+    while ledger.clock() < NOW + TIMING.job_timeout + 300:
+        due = ledger.job(ref).due_at or 0
+        ledger.clock.now = max(due, ledger.clock())
+        assert len(ledger.jobs.claim(1)) == 1
+        ledger.deliver(ref, running(), Source.POLL)
+        waits.append((ledger.job(ref).due_at or 0) - ledger.clock())
     assert waits[:4] == [30, 60, 120, 120]
     assert 0 < min(waits) <= max(waits) <= 4 * TIMING.poll_interval
 
 
-def test_a_success_makes_one_pending_asset_of_each_result(books: Books) -> None:
-    ref = books.waiting()
-    books.clock.advance(50)
-    assert books.deliver(ref, succeeded(*urls(3))) is Decision.ENDED
-    job, now = books.job(ref), NOW + 50
+def test_a_success_makes_one_pending_asset_of_each_result(ledger: LedgerHarness) -> None:
+    ref = ledger.waiting()
+    ledger.clock.advance(50)
+    assert ledger.deliver(ref, succeeded(*urls(3))) is Decision.ENDED
+    job, now = ledger.job(ref), NOW + 50
     assert (job.state, job.outcome, job.progress, job.ended_at, job.finished_at) == (
         JobState.ARCHIVING,
         Outcome.SUCCEEDED,
@@ -93,13 +95,13 @@ def test_a_success_makes_one_pending_asset_of_each_result(books: Books) -> None:
         None,
     )
     assert job.due_at == now + TIMING.url_lifetime * 3 / 4  # to announce the risk
-    assert [(asset.idx, asset.url, asset.state) for asset in books.assets_of(ref)] == [
+    assert [(asset.idx, asset.url, asset.state) for asset in ledger.assets_of(ref)] == [
         (idx, url, AssetState.PENDING) for idx, url in enumerate(urls(3))
     ]
-    assert {(asset.due_at, asset.expires_at) for asset in books.assets_of(ref)} == {
+    assert {(asset.due_at, asset.expires_at) for asset in ledger.assets_of(ref)} == {
         (now, now + TIMING.url_lifetime)
     }
-    assert (books.event_types(ref), books.notified) == ([], 1)
+    assert (ledger.event_types(ref), ledger.notified) == ([], 1)
 
 
 @pytest.mark.parametrize(
@@ -111,10 +113,12 @@ def test_a_success_makes_one_pending_asset_of_each_result(books: Books) -> None:
         (b'{"id":"task-1","status":"violation","error":"it broke"}', Reason.VIOLATION),
     ],
 )
-def test_a_failure_ends_the_job_with_its_reason(books: Books, body: bytes, reason: Reason) -> None:
-    ref = books.waiting()
-    assert books.deliver(ref, body) is Decision.ENDED
-    job = books.job(ref)
+def test_a_failure_ends_the_job_with_its_reason(
+    ledger: LedgerHarness, body: bytes, reason: Reason
+) -> None:
+    ref = ledger.waiting()
+    assert ledger.deliver(ref, body) is Decision.ENDED
+    job = ledger.job(ref)
     assert (job.state, job.outcome, job.reason, job.message) == (
         JobState.FAILED,
         Outcome.FAILED,
@@ -122,16 +126,16 @@ def test_a_failure_ends_the_job_with_its_reason(books: Books, body: bytes, reaso
         "it broke",
     )
     assert (job.ended_at, job.finished_at, job.due_at) == (NOW, NOW, None)
-    (event,) = books.events.after()
+    (event,) = ledger.events.after()
     assert (event["type"], json.loads(event["payload"])["reason"]) == ("job.failed", reason)
 
 
 @pytest.mark.parametrize("source", [Source.CALLBACK, Source.STREAM])
-def test_an_empty_success_causes_a_poll_at_once(books: Books, source: Source) -> None:
-    ref = books.waiting()
+def test_an_empty_success_causes_a_poll_at_once(ledger: LedgerHarness, source: Source) -> None:
+    ref = ledger.waiting()
     for _ in range(2):
-        assert books.deliver(ref, succeeded(""), source) is Decision.EMPTY
-    assert (books.job(ref).state, books.job(ref).due_at, books.notified) == (
+        assert ledger.deliver(ref, succeeded(""), source) is Decision.EMPTY
+    assert (ledger.job(ref).state, ledger.job(ref).due_at, ledger.notified) == (
         JobState.WAITING,
         NOW,
         2,
@@ -139,65 +143,67 @@ def test_an_empty_success_causes_a_poll_at_once(books: Books, source: Source) ->
 
 
 @pytest.mark.parametrize("first", [Source.CALLBACK, Source.POLL, Source.STREAM])
-def test_a_result_that_a_poll_finds_empty_again_fails_the_job(books: Books, first: Source) -> None:
-    ref = books.waiting()
-    assert books.deliver(ref, succeeded(""), first) is Decision.EMPTY
-    assert books.deliver(ref, succeeded(""), Source.POLL) is Decision.ENDED
-    job = books.job(ref)
+def test_a_result_that_a_poll_finds_empty_again_fails_the_job(
+    ledger: LedgerHarness, first: Source
+) -> None:
+    ref = ledger.waiting()
+    assert ledger.deliver(ref, succeeded(""), first) is Decision.EMPTY
+    assert ledger.deliver(ref, succeeded(""), Source.POLL) is Decision.ENDED
+    job = ledger.job(ref)
     assert (job.state, job.reason, job.outcome) == (
         JobState.FAILED,
         Reason.NO_RESULT,
         Outcome.SUCCEEDED,
     )
-    assert books.event_types(ref) == ["job.failed"]
+    assert ledger.event_types(ref) == ["job.failed"]
 
 
-def test_after_an_empty_success_a_poll_can_bring_the_result(books: Books) -> None:
-    ref = books.waiting()
-    books.deliver(ref, succeeded(""))
-    assert books.deliver(ref, succeeded(), Source.POLL) is Decision.ENDED
-    assert books.pending(ref) == [0]
+def test_after_an_empty_success_a_poll_can_bring_the_result(ledger: LedgerHarness) -> None:
+    ref = ledger.waiting()
+    ledger.deliver(ref, succeeded(""))
+    assert ledger.deliver(ref, succeeded(), Source.POLL) is Decision.ENDED
+    assert ledger.pending(ref) == [0]
 
 
-def test_a_report_of_another_task_causes_a_poll_of_the_right_one(books: Books) -> None:
-    ref = books.waiting("task-1")
-    assert books.deliver(ref, succeeded(provider_id="task-2")) is Decision.OTHER_ID
-    job = books.job(ref)
-    assert (job.state, job.provider_id, job.due_at, books.notified) == (
+def test_a_report_of_another_task_causes_a_poll_of_the_right_one(ledger: LedgerHarness) -> None:
+    ref = ledger.waiting("task-1")
+    assert ledger.deliver(ref, succeeded(provider_id="task-2")) is Decision.OTHER_ID
+    job = ledger.job(ref)
+    assert (job.state, job.provider_id, job.due_at, ledger.notified) == (
         JobState.WAITING,
         "task-1",
         NOW,
         1,
     )
-    assert books.assets_of(ref) == []
+    assert ledger.assets_of(ref) == []
 
 
 def test_an_unconfirmed_callback_stores_only_the_id_and_causes_a_poll(
-    books: Books,
+    ledger: LedgerHarness,
 ) -> None:
-    books.inbox = books.make_inbox(confirms=True)
-    ref = books.submitting()
-    assert books.deliver(ref, succeeded()) is Decision.UNCONFIRMED
-    job = books.job(ref)
+    ledger.inbox = ledger.make_inbox(confirms=True)
+    ref = ledger.submitting()
+    assert ledger.deliver(ref, succeeded()) is Decision.UNCONFIRMED
+    job = ledger.job(ref)
     assert (job.state, job.provider_id, job.due_at, job.outcome) == (
         JobState.WAITING,
         "task-1",
         NOW,
         None,
     )
-    assert books.assets_of(ref) == []
-    assert books.deliver(ref, succeeded(), Source.POLL) is Decision.ENDED
-    assert books.pending(ref) == [0]
+    assert ledger.assets_of(ref) == []
+    assert ledger.deliver(ref, succeeded(), Source.POLL) is Decision.ENDED
+    assert ledger.pending(ref) == [0]
 
 
-def test_a_poll_brings_new_urls_for_pending_assets(books: Books) -> None:
-    ref = books.archiving(3)
-    quick, slow = books.assets.claim(2)
-    books.assets.finish(quick, stored(quick))
-    books.clock.advance(600)
+def test_a_poll_brings_new_urls_for_pending_assets(ledger: LedgerHarness) -> None:
+    ref = ledger.archiving(3)
+    quick, slow = ledger.assets.claim(2)
+    ledger.assets.finish(quick, stored(quick))
+    ledger.clock.advance(600)
     fresh = [urls(3, "fresh")[0], urls(3, "fresh")[1], urls(3)[2]]
-    assert books.deliver(ref, succeeded(*fresh), Source.POLL) is Decision.REFRESHED
-    done, renewed, same = books.assets_of(ref)
+    assert ledger.deliver(ref, succeeded(*fresh), Source.POLL) is Decision.REFRESHED
+    done, renewed, same = ledger.assets_of(ref)
     assert (done.state, done.url) == (AssetState.ARCHIVED, urls(3)[0])
     assert (renewed.idx, renewed.url, renewed.due_at, renewed.claim) == (
         slow.row.idx,
@@ -207,8 +213,8 @@ def test_a_poll_brings_new_urls_for_pending_assets(books: Books) -> None:
     )
     assert renewed.expires_at == NOW + 600 + TIMING.url_lifetime
     assert (same.url, same.expires_at) == (fresh[2], NOW + TIMING.url_lifetime)
-    assert books.deliver(ref, succeeded(*fresh), Source.POLL) is Decision.DUPLICATE
-    assert books.notified == 2
+    assert ledger.deliver(ref, succeeded(*fresh), Source.POLL) is Decision.DUPLICATE
+    assert ledger.notified == 2
 
 
 # An answer that is its own result.
@@ -229,36 +235,38 @@ def test_a_poll_brings_new_urls_for_pending_assets(books: Books) -> None:
     ids=["pictures", "none", "moderated"],
 )
 def test_an_answer_that_is_its_own_result_ends_its_job(
-    books: Books, body: bytes, state: JobState, reason: Reason | None, pending: list[int]
+    ledger: LedgerHarness, body: bytes, state: JobState, reason: Reason | None, pending: list[int]
 ) -> None:
-    ref = books.submitting(mode=Mode.SYNC)
-    assert books.deliver(ref, body, Source.SYNC) is Decision.ENDED
-    assert (books.job(ref).state, books.job(ref).reason, books.pending(ref)) == (
+    ref = ledger.submitting(mode=Mode.SYNC)
+    assert ledger.deliver(ref, body, Source.SYNC) is Decision.ENDED
+    assert (ledger.job(ref).state, ledger.job(ref).reason, ledger.pending(ref)) == (
         state,
         reason,
         pending,
     )
-    assert books.deliver(ref, body, Source.SYNC) is Decision.DUPLICATE
-    assert books.totals.audit().ok
+    assert ledger.deliver(ref, body, Source.SYNC) is Decision.DUPLICATE
+    assert ledger.totals.audit().ok
 
 
 # Limits.
 
 
-def test_a_job_that_is_always_reported_running_is_still_due_at_its_deadline(books: Books) -> None:
-    ref = books.waiting()
-    while books.clock() < NOW + TIMING.job_timeout:
-        books.deliver(ref, running())
-        books.clock.advance(60)
-    books.deliver(ref, running())
-    assert books.job(ref).due_at is not None
-    assert [claimed.row.ref for claimed in books.jobs.claim(1)] == [ref]
+def test_a_job_that_is_always_reported_running_is_still_due_at_its_deadline(
+    ledger: LedgerHarness,
+) -> None:
+    ref = ledger.waiting()
+    while ledger.clock() < NOW + TIMING.job_timeout:
+        ledger.deliver(ref, running())
+        ledger.clock.advance(60)
+    ledger.deliver(ref, running())
+    assert ledger.job(ref).due_at is not None
+    assert [claimed.row.ref for claimed in ledger.jobs.claim(1)] == [ref]
 
 
 def test_urls_that_change_with_every_poll_do_not_keep_an_asset_pending_for_ever(
-    books: Books,
+    ledger: LedgerHarness,
 ) -> None:
-    ref = books.archiving(1)
-    books.execute("UPDATE assets SET attempts = 300")
-    assert books.deliver(ref, succeeded(*urls(1, "fresh")), Source.POLL) is Decision.DUPLICATE
-    assert [asset.url for asset in books.assets_of(ref)] == urls(1)
+    ref = ledger.archiving(1)
+    ledger.execute("UPDATE assets SET attempts = 300")
+    assert ledger.deliver(ref, succeeded(*urls(1, "fresh")), Source.POLL) is Decision.DUPLICATE
+    assert [asset.url for asset in ledger.assets_of(ref)] == urls(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from ledgers import Books, Clock, stored
+from ledgers import Clock, LedgerHarness, stored
 from sqlalchemy import Connection, text
 
 from receiver.archive.conclusion import Conclusion
@@ -51,33 +51,33 @@ class Gathering:
 
 
 @pytest.fixture
-def conclusion(books: Books, tmp_path: Path) -> Conclusion:
-    return Conclusion(books.queries, DirectoryStore(tmp_path / "archive"), books.clock)
+def conclusion(ledger: LedgerHarness, tmp_path: Path) -> Conclusion:
+    return Conclusion(ledger.queries, DirectoryStore(tmp_path / "archive"), ledger.clock)
 
 
-def claimed_jobs(books: Books, count: int) -> list[Claimed[Asset]]:
+def claimed_jobs(ledger: LedgerHarness, count: int) -> list[Claimed[Asset]]:
     """Return the claimed assets of new jobs, by job."""
-    refs = [books.archiving(1, f"task-{number}") for number in range(count)]
-    found = {claimed.row.ref: claimed for claimed in books.assets.claim(count)}
+    refs = [ledger.archiving(1, f"task-{number}") for number in range(count)]
+    found = {claimed.row.ref: claimed for claimed in ledger.assets.claim(count)}
     return [found[ref] for ref in refs]
 
 
 def gathered(
-    books: Books, ended: Sequence[tuple[Claimed[Asset], End | None]], clock: Clock
+    ledger: LedgerHarness, ended: Sequence[tuple[Claimed[Asset], End | None]], clock: Clock
 ) -> Gathering:
     """Return what waits for its transaction after these assets were finished."""
-    gathering = Gathering(books.database)
-    assets = Books(gathering, clock).assets
+    gathering = Gathering(ledger.database)
+    assets = LedgerHarness(gathering, clock).assets
     for claimed, end in ended:
         assets.finish(claimed, replace(stored(claimed), marks=(Mark("c2pa", "caBX", 7),)), end)
     return gathering
 
 
-def rows_of(books: Books, ref: str) -> str:
+def rows_of(ledger: LedgerHarness, ref: str) -> str:
     """Return all that the ledger has about a job, without its own ref and ids."""
 
     def read(connection: Connection) -> str:
-        number = books.job(ref).provider_id or ""
+        number = ledger.job(ref).provider_id or ""
         tables = {"jobs": "ref", "assets": "ref, idx", "events": "ref, id"}
         rows = [
             dict(row)
@@ -92,46 +92,46 @@ def rows_of(books: Books, ref: str) -> str:
         return json.dumps(rows).replace(ref, "REF").replace(number, "TASK")
 
     work: Work[str] = read
-    return books.database.read(work)
+    return ledger.database.read(work)
 
 
 def test_jobs_that_end_together_have_the_rows_of_jobs_that_end_one_by_one(
-    books: Books, conclusion: Conclusion
+    ledger: LedgerHarness, conclusion: Conclusion
 ) -> None:
-    claimed = claimed_jobs(books, 5)
+    claimed = claimed_jobs(ledger, 5)
     ends = [(one, conclusion.prepare_with_last(one, stored(one))) for one in claimed]
-    assert gathered(books, ends[:4], books.clock).together() == [True] * 4
-    assert gathered(books, ends[4:], books.clock).one_by_one() == [True]
-    assert len({rows_of(books, one.row.ref) for one in claimed}) == 1
-    assert books.job(claimed[0].row.ref).state is JobState.ARCHIVED
-    assert books.event_types(claimed[0].row.ref) == ["asset.archived", "job.archived"]
-    assert books.totals.audit().ok
+    assert gathered(ledger, ends[:4], ledger.clock).together() == [True] * 4
+    assert gathered(ledger, ends[4:], ledger.clock).one_by_one() == [True]
+    assert len({rows_of(ledger, one.row.ref) for one in claimed}) == 1
+    assert ledger.job(claimed[0].row.ref).state is JobState.ARCHIVED
+    assert ledger.event_types(claimed[0].row.ref) == ["asset.archived", "job.archived"]
+    assert ledger.totals.audit().ok
 
 
 def test_what_is_not_as_it_was_is_left_and_the_others_end(
-    books: Books, conclusion: Conclusion
+    ledger: LedgerHarness, conclusion: Conclusion
 ) -> None:
-    ordinary, taken, reopened, unprepared = claimed_jobs(books, 4)
+    ordinary, taken, reopened, unprepared = claimed_jobs(ledger, 4)
     ends = {one.row.ref: conclusion.prepare_with_last(one, stored(one)) for one in
             (ordinary, taken, reopened)}  # fmt: skip
-    books.execute("UPDATE assets SET claim = 'other' WHERE ref = :ref", ref=taken.row.ref)
-    books.execute("UPDATE jobs SET round = round + 1 WHERE ref = :ref", ref=reopened.row.ref)
-    before = {one.row.ref: rows_of(books, one.row.ref) for one in (taken, reopened, unprepared)}
+    ledger.execute("UPDATE assets SET claim = 'other' WHERE ref = :ref", ref=taken.row.ref)
+    ledger.execute("UPDATE jobs SET round = round + 1 WHERE ref = :ref", ref=reopened.row.ref)
+    before = {one.row.ref: rows_of(ledger, one.row.ref) for one in (taken, reopened, unprepared)}
     all_of_them = [(one, ends.get(one.row.ref)) for one in (taken, ordinary, reopened, unprepared)]
-    assert gathered(books, all_of_them, books.clock).together() == [None, True, None, None]
-    assert books.job(ordinary.row.ref).state is JobState.ARCHIVED
-    assert {ref: rows_of(books, ref) for ref in before} == before
+    assert gathered(ledger, all_of_them, ledger.clock).together() == [None, True, None, None]
+    assert ledger.job(ordinary.row.ref).state is JobState.ARCHIVED
+    assert {ref: rows_of(ledger, ref) for ref in before} == before
     with pytest.raises(ClaimLostError):
-        books.assets.finish(taken, stored(taken), ends[taken.row.ref])
+        ledger.assets.finish(taken, stored(taken), ends[taken.row.ref])
     for one in (reopened, unprepared):
-        assert books.assets.finish(one, stored(one), ends.get(one.row.ref)) is False
-        assert books.job(one.row.ref).due_at == books.clock.now
+        assert ledger.assets.finish(one, stored(one), ends.get(one.row.ref)) is False
+        assert ledger.job(one.row.ref).due_at == ledger.clock.now
 
 
-def test_two_claims_of_one_asset_end_it_once(books: Books, conclusion: Conclusion) -> None:
-    (claimed,) = claimed_jobs(books, 1)
+def test_two_claims_of_one_asset_end_it_once(ledger: LedgerHarness, conclusion: Conclusion) -> None:
+    (claimed,) = claimed_jobs(ledger, 1)
     end = conclusion.prepare_with_last(claimed, stored(claimed))
     late = replace(claimed, token="another worker's")
-    found = gathered(books, [(late, end), (claimed, end)], books.clock).together()
+    found = gathered(ledger, [(late, end), (claimed, end)], ledger.clock).together()
     assert found == [None, True]
-    assert books.event_types(claimed.row.ref) == ["asset.archived", "job.archived"]
+    assert ledger.event_types(claimed.row.ref) == ["asset.archived", "job.archived"]

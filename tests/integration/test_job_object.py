@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from api_jobs import archived, get
 from archives import SAFE, ArchivedJobs, put, rebuild_ledger
-from ledgers import Books
+from ledgers import LedgerHarness
 from web_client import WebClient
 
 from receiver.archive.manifest import manifest_key
@@ -21,10 +21,10 @@ LABELS: dict[str, Any] = {
 }
 
 
-def made(books: Books, prompt: str = "a fox", **labels: Any) -> str:
+def made(ledger: LedgerHarness, prompt: str = "a fox", **labels: Any) -> str:
     """Insert a job; return its ref."""
     asked = Submission(prompt, "m", {"n": 2}, Mode.WEBHOOK, **labels)
-    return books.jobs.submit(asked, "https://provider.test").ref
+    return ledger.jobs.submit(asked, "https://provider.test").ref
 
 
 def test_the_job_object_is_whole_and_the_same_in_lists_alone_and_in_events(
@@ -86,20 +86,20 @@ def test_jobs_are_found_by_batch_metadata_and_reason(
 
 
 @pytest.mark.both_databases
-def test_of_a_job_that_was_withdrawn_no_metadata_stay(books: Books) -> None:
-    ref = made(books, metadata={"order": 1})
-    books.jobs.withdraw(ref)
-    assert books.everything()[job_metadata.name] == []
+def test_of_a_job_that_was_withdrawn_no_metadata_stay(ledger: LedgerHarness) -> None:
+    ref = made(ledger, metadata={"order": 1})
+    ledger.jobs.withdraw(ref)
+    assert ledger.everything()[job_metadata.name] == []
 
 
 @pytest.mark.both_databases
-def test_params_of_an_earlier_release_are_shown_too(books: Books) -> None:
-    ref = made(books)
+def test_params_of_an_earlier_release_are_shown_too(ledger: LedgerHarness) -> None:
+    ref = made(ledger)
     long = json.dumps({"urls": ["x" * 9000]})
-    books.execute(
+    ledger.execute(
         "UPDATE jobs SET params = :params, shown = NULL WHERE ref = :ref", params=long, ref=ref
     )
-    (shown,) = books.queries.requests([ref]).values()
+    (shown,) = ledger.queries.requests([ref]).values()
     assert shown.params["urls"][0].endswith("(9000 characters)")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from archiving import ArchivingHarness
-from ledgers import Books, stored
+from ledgers import LedgerHarness, stored
 
 from receiver import failpoints
 from receiver.archive.archiver import Archiver
@@ -46,19 +46,21 @@ def archive(tmp_path: Path) -> WatchedStore:
 
 
 @pytest.fixture
-def conclusion(books: Books, archive: Store) -> Conclusion:
-    return Conclusion(books.queries, archive, books.clock)
+def conclusion(ledger: LedgerHarness, archive: Store) -> Conclusion:
+    return Conclusion(ledger.queries, archive, ledger.clock)
 
 
 @pytest.fixture
-def harness(books: Books, archive: Store, sandbox: Sandbox, tmp_path: Path) -> ArchivingHarness:
-    return ArchivingHarness(books, archive, tmp_path, sandbox)
+def harness(
+    ledger: LedgerHarness, archive: Store, sandbox: Sandbox, tmp_path: Path
+) -> ArchivingHarness:
+    return ArchivingHarness(ledger, archive, tmp_path, sandbox)
 
 
-def finish(books: Books, conclusion: Conclusion, claimed: Claimed[Asset]) -> bool:
+def finish(ledger: LedgerHarness, conclusion: Conclusion, claimed: Claimed[Asset]) -> bool:
     """Record an asset as archived, as the archiver does; return whether its job ended."""
     end = conclusion.prepare_with_last(claimed, stored(claimed))
-    return books.assets.finish(claimed, stored(claimed), end)
+    return ledger.assets.finish(claimed, stored(claimed), end)
 
 
 def archived_manifest(store: Store, ref: str) -> bytes:
@@ -67,92 +69,94 @@ def archived_manifest(store: Store, ref: str) -> bytes:
         return file.read()
 
 
-def manifest_of_ledger(books: Books, ref: str) -> bytes:
+def manifest_of_ledger(ledger: LedgerHarness, ref: str) -> bytes:
     """Return the manifest that the ledger's rows make now."""
-    record = books.queries.record(ref)
+    record = ledger.queries.record(ref)
     assert record is not None
     return manifest(record.job, record.params, record.assets, record.deliveries)
 
 
 @pytest.mark.both_databases
-def test_the_last_asset_ends_its_job(books: Books, conclusion: Conclusion, archive: Store) -> None:
-    ref = books.archiving(2)
-    first, second = books.assets.claim(2)
-    assert finish(books, conclusion, first) is False
-    assert books.job(ref).state is JobState.ARCHIVING
-    books.clock.advance(5)
-    assert finish(books, conclusion, second) is True
-    assert books.job(ref).state is JobState.ARCHIVED
-    assert books.event_types(ref) == ["asset.archived", "asset.archived", "job.archived"]
-    assert archived_manifest(archive, ref) == manifest_of_ledger(books, ref)
-    assert books.totals.audit().ok
+def test_the_last_asset_ends_its_job(
+    ledger: LedgerHarness, conclusion: Conclusion, archive: Store
+) -> None:
+    ref = ledger.archiving(2)
+    first, second = ledger.assets.claim(2)
+    assert finish(ledger, conclusion, first) is False
+    assert ledger.job(ref).state is JobState.ARCHIVING
+    ledger.clock.advance(5)
+    assert finish(ledger, conclusion, second) is True
+    assert ledger.job(ref).state is JobState.ARCHIVED
+    assert ledger.event_types(ref) == ["asset.archived", "asset.archived", "job.archived"]
+    assert archived_manifest(archive, ref) == manifest_of_ledger(ledger, ref)
+    assert ledger.totals.audit().ok
 
 
 @pytest.mark.both_databases
 def test_two_assets_that_finish_together_leave_the_end_to_the_reconciler(
-    books: Books, conclusion: Conclusion
+    ledger: LedgerHarness, conclusion: Conclusion
 ) -> None:
-    ref = books.archiving(2)
-    both = books.assets.claim(2)
+    ref = ledger.archiving(2)
+    both = ledger.assets.claim(2)
     ends = [conclusion.prepare_with_last(claimed, stored(claimed)) for claimed in both]
     assert ends == [None, None]
     for claimed, end in zip(both, ends, strict=True):
-        assert books.assets.finish(claimed, stored(claimed), end) is False
-    job = books.job(ref)
-    assert (job.state, job.due_at) == (JobState.ARCHIVING, books.clock.now)
+        assert ledger.assets.finish(claimed, stored(claimed), end) is False
+    job = ledger.job(ref)
+    assert (job.state, job.due_at) == (JobState.ARCHIVING, ledger.clock.now)
 
 
 def test_an_end_that_was_prepared_in_an_earlier_round_is_not_used(
-    books: Books, conclusion: Conclusion
+    ledger: LedgerHarness, conclusion: Conclusion
 ) -> None:
-    ref = books.archiving()
-    (claimed,) = books.assets.claim(1)
+    ref = ledger.archiving()
+    (claimed,) = ledger.assets.claim(1)
     end = conclusion.prepare_with_last(claimed, stored(claimed))
     assert end is not None
     earlier = replace(end, round=end.round - 1)
-    assert books.assets.finish(claimed, stored(claimed), earlier) is False
-    job = books.job(ref)
-    assert (job.state, job.due_at) == (JobState.ARCHIVING, books.clock.now)
+    assert ledger.assets.finish(claimed, stored(claimed), earlier) is False
+    job = ledger.job(ref)
+    assert (job.state, job.due_at) == (JobState.ARCHIVING, ledger.clock.now)
 
 
 def test_a_lost_claim_writes_no_manifest_and_ends_no_job(
-    books: Books, conclusion: Conclusion, archive: Store
+    ledger: LedgerHarness, conclusion: Conclusion, archive: Store
 ) -> None:
-    ref = books.archiving()
-    (claimed,) = books.assets.claim(1)
+    ref = ledger.archiving()
+    (claimed,) = ledger.assets.claim(1)
     lost = replace(claimed, token="another worker's")
     with pytest.raises(ClaimLostError):
-        finish(books, conclusion, lost)
-    assert books.job(ref).state is JobState.ARCHIVING
+        finish(ledger, conclusion, lost)
+    assert ledger.job(ref).state is JobState.ARCHIVING
     archive.check()
     assert list(archive.keys()) == []
 
 
 def test_a_job_whose_other_asset_was_lost_ends_with_its_last_one(
-    books: Books, conclusion: Conclusion, archive: Store
+    ledger: LedgerHarness, conclusion: Conclusion, archive: Store
 ) -> None:
-    ref = books.archiving(2)
-    first, second = books.assets.claim(2)
-    books.assets.give_up(first, AssetState.EXPIRED, "too late")
-    assert finish(books, conclusion, second) is True
-    job = books.job(ref)
+    ref = ledger.archiving(2)
+    first, second = ledger.assets.claim(2)
+    ledger.assets.give_up(first, AssetState.EXPIRED, "too late")
+    assert finish(ledger, conclusion, second) is True
+    job = ledger.job(ref)
     assert (job.state, job.message) == (JobState.EXPIRED, "asset 0: too late")
-    assert archived_manifest(archive, ref) == manifest_of_ledger(books, ref)
+    assert archived_manifest(archive, ref) == manifest_of_ledger(ledger, ref)
 
 
 def test_a_retried_job_is_ended_by_the_reconciler_because_it_has_a_manifest(
-    books: Books, conclusion: Conclusion, archive: Store
+    ledger: LedgerHarness, conclusion: Conclusion, archive: Store
 ) -> None:
-    ref = books.archiving(2)
-    first, second = books.assets.claim(2)
-    books.assets.give_up(first, AssetState.FAILED, "an HTML page")
-    assert finish(books, conclusion, second) is True
-    books.operator.retry(ref)
-    (again,) = books.assets.claim(1)
-    assert finish(books, conclusion, again) is False
-    reconcile(books, archive)
-    assert books.job(ref).state is JobState.ARCHIVED
-    assert archived_manifest(archive, ref) == manifest_of_ledger(books, ref)
+    ref = ledger.archiving(2)
+    first, second = ledger.assets.claim(2)
+    ledger.assets.give_up(first, AssetState.FAILED, "an HTML page")
+    assert finish(ledger, conclusion, second) is True
+    ledger.operator.retry(ref)
+    (again,) = ledger.assets.claim(1)
+    assert finish(ledger, conclusion, again) is False
+    reconcile(ledger, archive)
+    assert ledger.job(ref).state is JobState.ARCHIVED
+    assert archived_manifest(archive, ref) == manifest_of_ledger(ledger, ref)
 
 
 def test_a_manifest_that_cannot_be_stored_delays_only_the_end(
@@ -164,7 +168,7 @@ def test_a_manifest_that_cannot_be_stored_delays_only_the_end(
     archive.before_create = refuse
     ref, _ = harness.picture_made()
     assert harness.attempt().state is AssetState.ARCHIVED
-    assert harness.books.job(ref).state is JobState.ARCHIVING
+    assert harness.ledger.job(ref).state is JobState.ARCHIVING
     assert harness.job_due_now(ref)
 
 
@@ -198,21 +202,21 @@ class Killed(BaseException):
 def test_after_a_crash_at_any_point_the_job_ends_with_its_manifest(
     harness: ArchivingHarness, monkeypatch: pytest.MonkeyPatch, point: Point
 ) -> None:
-    books, (ref, _) = harness.books, harness.picture_made()
+    ledger, (ref, _) = harness.ledger, harness.picture_made()
     claimed = harness.claim()
     monkeypatch.setattr(failpoints, "reached", killing_at(point))
     with pytest.raises(Killed):
         harness.archiver.archive(claimed)
     monkeypatch.undo()
     # The worker that is started again.
-    books.claims.take_over()
-    for left in books.assets.claim(1):
+    ledger.claims.take_over()
+    for left in ledger.assets.claim(1):
         harness.archiver.archive(left)
-    reconcile(books, harness.store)
-    assert books.job(ref).state is JobState.ARCHIVED
-    assert books.event_types(ref) == ["asset.archived", "job.archived"]
-    assert archived_manifest(harness.store, ref) == manifest_of_ledger(books, ref)
-    assert books.totals.audit().ok
+    reconcile(ledger, harness.store)
+    assert ledger.job(ref).state is JobState.ARCHIVED
+    assert ledger.event_types(ref) == ["asset.archived", "job.archived"]
+    assert archived_manifest(harness.store, ref) == manifest_of_ledger(ledger, ref)
+    assert ledger.totals.audit().ok
 
 
 def killing_at(wanted: Point) -> Callable[[Point], None]:
@@ -230,20 +234,20 @@ def killing_at(wanted: Point) -> Callable[[Point], None]:
 
 def takes_over(harness: ArchivingHarness, archiver: Archiver) -> None:
     """Let a second worker archive the asset of the first one, and end the job."""
-    books = harness.books
-    books.claims.take_over()
-    (claimed,) = books.assets.claim(1)
+    ledger = harness.ledger
+    ledger.claims.take_over()
+    (claimed,) = ledger.assets.claim(1)
     archiver.archive(claimed)
-    reconcile(books, harness.store)
+    reconcile(ledger, harness.store)
 
 
 def fails(harness: ArchivingHarness, _archiver: Archiver) -> None:
     """Let a second worker find that the source has no picture any more, and end the job."""
-    books = harness.books
-    books.claims.take_over()
-    (claimed,) = books.assets.claim(1)
-    books.assets.give_up(claimed, AssetState.FAILED, "an HTML page")
-    reconcile(books, harness.store)
+    ledger = harness.ledger
+    ledger.claims.take_over()
+    (claimed,) = ledger.assets.claim(1)
+    ledger.assets.give_up(claimed, AssetState.FAILED, "an HTML page")
+    reconcile(ledger, harness.store)
 
 
 @pytest.mark.both_databases
@@ -251,7 +255,7 @@ def fails(harness: ArchivingHarness, _archiver: Archiver) -> None:
 def test_a_worker_that_lost_its_lease_changes_nothing_that_its_successor_wrote(
     harness: ArchivingHarness, archive: WatchedStore, stalls: str
 ) -> None:
-    books, (ref, _) = harness.books, harness.picture_made()
+    ledger, (ref, _) = harness.ledger, harness.picture_made()
     successor = harness.archiver
     claimed = harness.claim()
 
@@ -261,45 +265,45 @@ def test_a_worker_that_lost_its_lease_changes_nothing_that_its_successor_wrote(
 
     setattr(archive, stalls, stall)
     harness.archiver.archive(claimed)
-    assert books.job(ref).state is JobState.ARCHIVED
-    (asset,) = books.assets_of(ref)
+    assert ledger.job(ref).state is JobState.ARCHIVED
+    (asset,) = ledger.assets_of(ref)
     assert asset.attempts == 2
-    assert books.event_types(ref) == ["asset.archived", "job.archived"]
-    assert archived_manifest(archive, ref) == manifest_of_ledger(books, ref)
+    assert ledger.event_types(ref) == ["asset.archived", "job.archived"]
+    assert archived_manifest(archive, ref) == manifest_of_ledger(ledger, ref)
 
 
 def test_a_worker_that_lost_its_lease_cannot_end_a_job_that_failed_meanwhile(
     harness: ArchivingHarness, archive: WatchedStore
 ) -> None:
-    books, (ref, _) = harness.books, harness.picture_made()
+    ledger, (ref, _) = harness.ledger, harness.picture_made()
     claimed = harness.claim()
     archive.before_create = lambda: fails(harness, harness.archiver)
     harness.archiver.archive(claimed)
-    assert books.job(ref).state is JobState.FAILED
-    assert books.event_types(ref) == ["job.failed"]
+    assert ledger.job(ref).state is JobState.FAILED
+    assert ledger.event_types(ref) == ["job.failed"]
 
 
 def test_a_reconciler_that_lost_its_claim_stores_no_manifest(
-    books: Books, archive: WatchedStore, conclusion: Conclusion
+    ledger: LedgerHarness, archive: WatchedStore, conclusion: Conclusion
 ) -> None:
-    ref = books.archiving(2)
-    first, second = books.assets.claim(2)
-    books.assets.finish(first, stored(first))
-    books.assets.give_up(second, AssetState.FAILED, "an HTML page")
-    (lost,) = books.jobs.claim(1, complete=True)
-    books.claims.take_over()
-    reconcile(books, archive)
-    books.operator.retry(ref)
+    ref = ledger.archiving(2)
+    first, second = ledger.assets.claim(2)
+    ledger.assets.finish(first, stored(first))
+    ledger.assets.give_up(second, AssetState.FAILED, "an HTML page")
+    (lost,) = ledger.jobs.claim(1, complete=True)
+    ledger.claims.take_over()
+    reconcile(ledger, archive)
+    ledger.operator.retry(ref)
     with pytest.raises(ClaimLostError):
         conclusion.prepare(lost)
-    (again,) = books.assets.claim(1)
-    books.assets.finish(again, stored(again))
-    reconcile(books, archive)
-    assert archived_manifest(archive, ref) == manifest_of_ledger(books, ref)
+    (again,) = ledger.assets.claim(1)
+    ledger.assets.finish(again, stored(again))
+    reconcile(ledger, archive)
+    assert archived_manifest(archive, ref) == manifest_of_ledger(ledger, ref)
 
 
-def reconcile(books: Books, store: Store) -> None:
+def reconcile(ledger: LedgerHarness, store: Store) -> None:
     """End the jobs whose assets are all final."""
-    reconciler = books.reconciler(store, None)
-    for claimed in books.jobs.claim(10, complete=True):
+    reconciler = ledger.reconciler(store, None)
+    for claimed in ledger.jobs.claim(10, complete=True):
         reconciler.reconcile_job(claimed)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from ledgers import Books
+from ledgers import LedgerHarness
 from side_by_side import side_by_side
 from sqlalchemy import Connection, func, select
 
@@ -15,22 +15,22 @@ from receiver.model import JobState
 pytestmark = pytest.mark.both_databases
 
 
-def one_of_each(books: Books) -> dict[str, str]:
+def one_of_each(ledger: LedgerHarness) -> dict[str, str]:
     """Create one job in each state; return their refs by state."""
     return {
-        "submitting": books.submitting(),
-        "waiting": books.waiting("task-1"),
-        "archived": books.archived(2, "task-3"),
-        "archiving": books.archiving(2, "task-2"),
-        "failed": books.failed("task-4"),
-        "expired": books.expired("task-5"),
+        "submitting": ledger.submitting(),
+        "waiting": ledger.waiting("task-1"),
+        "archived": ledger.archived(2, "task-3"),
+        "archiving": ledger.archiving(2, "task-2"),
+        "failed": ledger.failed("task-4"),
+        "expired": ledger.expired("task-5"),
     }
 
 
-def test_the_numbers_of_the_audit_add_up(books: Books) -> None:
-    one_of_each(books)
-    books.failed("task-6")
-    audit = books.totals.audit()
+def test_the_numbers_of_the_audit_add_up(ledger: LedgerHarness) -> None:
+    one_of_each(ledger)
+    ledger.failed("task-6")
+    audit = ledger.totals.audit()
     assert (audit.submitted, audit.archived, audit.failed, audit.expired, audit.in_flight) == (
         7,
         1,
@@ -39,30 +39,30 @@ def test_the_numbers_of_the_audit_add_up(books: Books) -> None:
         3,
     )
     assert (audit.difference, audit.broken, audit.ok) == (0, {}, True)
-    assert books.totals.counts() == {**dict.fromkeys(map(str, JobState), 1), "failed": 2}
+    assert ledger.totals.counts() == {**dict.fromkeys(map(str, JobState), 1), "failed": 2}
 
 
-def test_the_audit_of_an_empty_ledger_is_ok(books: Books) -> None:
-    audit = books.totals.audit()
+def test_the_audit_of_an_empty_ledger_is_ok(ledger: LedgerHarness) -> None:
+    audit = ledger.totals.audit()
     assert (audit.submitted, audit.difference, audit.ok) == (0, 0, True)
-    assert books.totals.counts() == dict.fromkeys(JobState, 0)
+    assert ledger.totals.counts() == dict.fromkeys(JobState, 0)
 
 
 def test_a_recent_audit_examines_new_jobs_and_trusts_the_state_of_old_ones(
-    books: Books, monkeypatch: pytest.MonkeyPatch
+    ledger: LedgerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = one_of_each(books)
-    books.clock.advance(totals.RECENT + 1)
-    new = books.failed("task-6")
+    old = one_of_each(ledger)
+    ledger.clock.advance(totals.RECENT + 1)
+    new = ledger.failed("task-6")
     monkeypatch.setattr(totals, "FEW", 0)
-    assert books.totals.recent_audit(books.clock()) == books.totals.audit()
+    assert ledger.totals.recent_audit(ledger.clock()) == ledger.totals.audit()
     for ref in (old["failed"], new):
-        books.execute("DELETE FROM events WHERE ref = :ref", ref=ref)
-    found = books.totals.recent_audit(books.clock())
+        ledger.execute("DELETE FROM events WHERE ref = :ref", ref=ref)
+    found = ledger.totals.recent_audit(ledger.clock())
     assert (found.failed, found.difference) == (1, 1)
     assert found.broken == {"every end is announced by its event": [new]}
     monkeypatch.setattr(totals, "FEW", 20_000)
-    assert books.totals.recent_audit(books.clock()) == books.totals.audit()
+    assert ledger.totals.recent_audit(ledger.clock()) == ledger.totals.audit()
 
 
 INVARIANTS = [
@@ -103,11 +103,11 @@ INVARIANTS = [
 
 @pytest.mark.parametrize(("invariant", "state", "violation"), INVARIANTS)
 def test_a_violated_invariant_is_named_with_the_job_that_violates_it(
-    books: Books, invariant: str, state: str, violation: str
+    ledger: LedgerHarness, invariant: str, state: str, violation: str
 ) -> None:
-    refs = one_of_each(books)
-    books.execute(violation, ref=refs[state])
-    audit = books.totals.audit()
+    refs = one_of_each(ledger)
+    ledger.execute(violation, ref=refs[state])
+    audit = ledger.totals.audit()
     assert (audit.broken, audit.ok) == ({invariant: [refs[state]]}, False)
 
 
@@ -126,42 +126,44 @@ def test_a_violated_invariant_is_named_with_the_job_that_violates_it(
     ],
 )
 def test_a_job_that_is_nowhere_or_in_two_places_makes_a_difference(
-    books: Books, state: str, violation: str, difference: int
+    ledger: LedgerHarness, state: str, violation: str, difference: int
 ) -> None:
-    refs = one_of_each(books)
-    books.execute(violation, ref=refs[state])
-    assert (books.totals.audit().difference, books.totals.audit().ok) == (difference, False)
+    refs = one_of_each(ledger)
+    ledger.execute(violation, ref=refs[state])
+    assert (ledger.totals.audit().difference, ledger.totals.audit().ok) == (difference, False)
 
 
-def test_of_many_jobs_that_violate_an_invariant_twenty_are_named(books: Books) -> None:
+def test_of_many_jobs_that_violate_an_invariant_twenty_are_named(ledger: LedgerHarness) -> None:
     for number in range(25):
-        books.failed(f"task-{number}")
-    books.execute("DELETE FROM events")
-    assert [len(refs) for refs in books.totals.audit().broken.values()] == [20]
+        ledger.failed(f"task-{number}")
+    ledger.execute("DELETE FROM events")
+    assert [len(refs) for refs in ledger.totals.audit().broken.values()] == [20]
 
 
-def test_an_audit_reads_one_snapshot_while_others_write(books: Books) -> None:
-    books.waiting()
+def test_an_audit_reads_one_snapshot_while_others_write(ledger: LedgerHarness) -> None:
+    ledger.waiting()
 
     def count_twice(connection: Connection) -> list[int]:
         counts = []
         for _ in range(2):
             counts.append(connection.execute(select(func.count()).select_from(jobs)).scalar_one())
-            books.failed(f"task-{len(counts) + 1}")
+            ledger.failed(f"task-{len(counts) + 1}")
         return counts
 
-    assert books.database.read(count_twice) == [1, 1]
-    assert books.totals.audit().submitted == 3
+    assert ledger.database.read(count_twice) == [1, 1]
+    assert ledger.totals.audit().submitted == 3
 
 
-def test_the_audit_holds_while_jobs_come_and_end(books: Books) -> None:
+def test_the_audit_holds_while_jobs_come_and_end(ledger: LedgerHarness) -> None:
     def live(number: int) -> None:
         for turn in range(6):
-            books.failed(f"task-{number}-{turn}")
+            ledger.failed(f"task-{number}-{turn}")
 
     def audit_repeatedly() -> None:
-        assert [audit.difference for audit in (books.totals.audit() for _ in range(12))] == [0] * 12
+        assert [audit.difference for audit in (ledger.totals.audit() for _ in range(12))] == [
+            0
+        ] * 12
 
     threads: list[Callable[[], None]] = [partial(live, number) for number in range(3)]
     side_by_side([*threads, audit_repeatedly])
-    assert books.totals.audit().failed == 18
+    assert ledger.totals.audit().failed == 18

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from ledgers import NOW, TIMING, Books, failed, opened, stored, succeeded, urls
+from ledgers import NOW, TIMING, LedgerHarness, failed, opened, stored, succeeded, urls
 from sqlalchemy import Connection
 
 from receiver.errors import LedgerError, ReceiverError
@@ -30,15 +30,17 @@ class PlannedError(Exception):
 # Ends.
 
 
-def test_a_job_is_concluded_after_its_last_asset_and_each_end_has_one_event(books: Books) -> None:
-    ref = books.archiving(2)
-    first, second = books.assets.claim(2)
-    books.assets.finish(first, stored(first))
-    assert books.event_types(ref) == ["asset.archived"]
-    books.assets.finish(second, stored(second))
-    books.conclude(ref)
-    assert books.event_types(ref) == ["asset.archived", "asset.archived", "job.archived"]
-    job = books.job(ref)
+def test_a_job_is_concluded_after_its_last_asset_and_each_end_has_one_event(
+    ledger: LedgerHarness,
+) -> None:
+    ref = ledger.archiving(2)
+    first, second = ledger.assets.claim(2)
+    ledger.assets.finish(first, stored(first))
+    assert ledger.event_types(ref) == ["asset.archived"]
+    ledger.assets.finish(second, stored(second))
+    ledger.conclude(ref)
+    assert ledger.event_types(ref) == ["asset.archived", "asset.archived", "job.archived"]
+    job = ledger.job(ref)
     assert (job.state, job.outcome, job.finished_at, job.due_at, job.claim) == (
         JobState.ARCHIVED,
         Outcome.SUCCEEDED,
@@ -46,7 +48,7 @@ def test_a_job_is_concluded_after_its_last_asset_and_each_end_has_one_event(book
         None,
         None,
     )
-    payload = json.loads(books.events.after()[0]["payload"])
+    payload = json.loads(ledger.events.after()[0]["payload"])
     assert (payload["ref"], payload["index"], payload["sha256"], payload["size"]) == (
         ref,
         0,
@@ -57,12 +59,12 @@ def test_a_job_is_concluded_after_its_last_asset_and_each_end_has_one_event(book
 
 @pytest.mark.parametrize(("state", "event"), [(AssetState.FAILED, []), (AssetState.EXPIRED, [])])
 def test_an_asset_that_is_given_up_says_why_and_is_not_announced_as_archived(
-    books: Books, state: AssetState, event: list[str]
+    ledger: LedgerHarness, state: AssetState, event: list[str]
 ) -> None:
-    ref = books.archiving()
-    (claimed,) = books.assets.claim(1)
-    books.assets.give_up(claimed, state, "it is a cat")
-    (asset,) = books.assets_of(ref)
+    ref = ledger.archiving()
+    (claimed,) = ledger.assets.claim(1)
+    ledger.assets.give_up(claimed, state, "it is a cat")
+    (asset,) = ledger.assets_of(ref)
     assert (asset.state, asset.error, asset.finished_at, asset.due_at, asset.claim) == (
         state,
         "it is a cat",
@@ -70,50 +72,52 @@ def test_an_asset_that_is_given_up_says_why_and_is_not_announced_as_archived(
         None,
         None,
     )
-    assert (books.event_types(ref), books.job(ref).due_at) == (event, NOW)
+    assert (ledger.event_types(ref), ledger.job(ref).due_at) == (event, NOW)
 
 
-@pytest.mark.parametrize("make", [Books.submitting, Books.waiting])
-def test_a_job_without_a_result_expires(books: Books, make: Callable[[Books], str]) -> None:
-    ref = make(books)
-    books.jobs.expire(ref, "no word")
-    job = books.job(ref)
+@pytest.mark.parametrize("make", [LedgerHarness.submitting, LedgerHarness.waiting])
+def test_a_job_without_a_result_expires(
+    ledger: LedgerHarness, make: Callable[[LedgerHarness], str]
+) -> None:
+    ref = make(ledger)
+    ledger.jobs.expire(ref, "no word")
+    job = ledger.job(ref)
     assert (job.state, job.message, job.reason, job.finished_at) == (
         JobState.EXPIRED,
         "no word",
         None,
         NOW,
     )
-    assert books.event_types(ref) == ["job.expired"]
+    assert ledger.event_types(ref) == ["job.expired"]
 
 
-def test_a_job_whose_result_came_at_the_last_moment_does_not_expire(books: Books) -> None:
-    ref = books.archiving()
-    before = books.everything()
-    books.jobs.expire(ref, "no word")
-    assert books.everything() == before
+def test_a_job_whose_result_came_at_the_last_moment_does_not_expire(ledger: LedgerHarness) -> None:
+    ref = ledger.archiving()
+    before = ledger.everything()
+    ledger.jobs.expire(ref, "no word")
+    assert ledger.everything() == before
 
 
-def test_the_risk_of_a_job_is_announced_once_a_round(books: Books) -> None:
-    ref = books.archiving()
-    books.clock.advance(TIMING.url_lifetime * 3 / 4)
-    (claimed,) = books.jobs.claim(1)
-    assert [books.jobs.announce_risk(claimed, "hurry") for _ in range(3)] == [True, False, False]
-    assert books.event_types(ref) == ["job.at_risk"]
+def test_the_risk_of_a_job_is_announced_once_a_round(ledger: LedgerHarness) -> None:
+    ref = ledger.archiving()
+    ledger.clock.advance(TIMING.url_lifetime * 3 / 4)
+    (claimed,) = ledger.jobs.claim(1)
+    assert [ledger.jobs.announce_risk(claimed, "hurry") for _ in range(3)] == [True, False, False]
+    assert ledger.event_types(ref) == ["job.at_risk"]
 
 
-def test_an_event_is_rolled_back_with_its_change(books: Books) -> None:
-    ref = books.waiting()
-    before = books.everything()
+def test_an_event_is_rolled_back_with_its_change(ledger: LedgerHarness) -> None:
+    ref = ledger.waiting()
+    before = ledger.everything()
 
     def fail(connection: Connection) -> None:
         delivery = Delivery(ref, Source.CALLBACK, failed(), NOW)
-        books.inbox._take(connection, Item(delivery, read_report(delivery.body), "0" * 64))
+        ledger.inbox._take(connection, Item(delivery, read_report(delivery.body), "0" * 64))
         raise PlannedError
 
     with pytest.raises(PlannedError):
-        books.database.write(fail)
-    assert books.everything() == before
+        ledger.database.write(fail)
+    assert ledger.everything() == before
 
 
 def test_a_delivery_that_cannot_be_stored_notifies_no_worker() -> None:
@@ -126,10 +130,10 @@ def test_a_delivery_that_cannot_be_stored_notifies_no_worker() -> None:
 # An operator's retry.
 
 
-def test_a_failed_job_is_polled_again_in_a_new_round(books: Books) -> None:
-    ref = books.failed()
-    books.clock.advance(100)
-    job = books.operator.retry(ref)
+def test_a_failed_job_is_polled_again_in_a_new_round(ledger: LedgerHarness) -> None:
+    ref = ledger.failed()
+    ledger.clock.advance(100)
+    job = ledger.operator.retry(ref)
     assert (job.state, job.round, job.reason, job.message, job.outcome) == (
         JobState.WAITING,
         1,
@@ -143,63 +147,63 @@ def test_a_failed_job_is_polled_again_in_a_new_round(books: Books) -> None:
         NOW + 100,
         NOW + 100 + TIMING.job_timeout,
     )
-    assert books.deliver(ref, failed(), Source.POLL) is Decision.ENDED
-    assert books.event_types(ref) == ["job.failed", "job.failed"]
-    assert books.totals.audit().ok
+    assert ledger.deliver(ref, failed(), Source.POLL) is Decision.ENDED
+    assert ledger.event_types(ref) == ["job.failed", "job.failed"]
+    assert ledger.totals.audit().ok
 
 
-def test_a_job_with_a_lost_asset_is_reopened_for_that_asset_only(books: Books) -> None:
-    ref = books.archiving(2)
-    good, bad = books.assets.claim(2)
-    books.assets.finish(good, stored(good))
-    books.assets.give_up(bad, AssetState.EXPIRED, "gone")
-    (claimed,) = books.jobs.claim(1)
-    books.jobs.conclude(claimed, JobState.EXPIRED)
-    books.clock.advance(10_000)
-    job = books.operator.retry(ref)
+def test_a_job_with_a_lost_asset_is_reopened_for_that_asset_only(ledger: LedgerHarness) -> None:
+    ref = ledger.archiving(2)
+    good, bad = ledger.assets.claim(2)
+    ledger.assets.finish(good, stored(good))
+    ledger.assets.give_up(bad, AssetState.EXPIRED, "gone")
+    (claimed,) = ledger.jobs.claim(1)
+    ledger.jobs.conclude(claimed, JobState.EXPIRED)
+    ledger.clock.advance(10_000)
+    job = ledger.operator.retry(ref)
     assert (job.state, job.outcome, job.due_at) == (
         JobState.ARCHIVING,
         Outcome.SUCCEEDED,
         NOW + 10_000,
     )
-    assert books.pending(ref) == [bad.row.idx]
-    assert books.deliver(ref, succeeded(*urls(2, "fresh")), Source.POLL) is Decision.REFRESHED
-    (again,) = books.assets.claim(10)
+    assert ledger.pending(ref) == [bad.row.idx]
+    assert ledger.deliver(ref, succeeded(*urls(2, "fresh")), Source.POLL) is Decision.REFRESHED
+    (again,) = ledger.assets.claim(10)
     assert (again.row.idx, again.row.url, again.row.attempts) == (
         bad.row.idx,
         urls(2, "fresh")[1],
         1,
     )
-    books.assets.finish(again, stored(again))
-    books.conclude(ref)
-    assert books.event_types(ref) == [
+    ledger.assets.finish(again, stored(again))
+    ledger.conclude(ref)
+    assert ledger.event_types(ref) == [
         "asset.archived",
         "job.expired",
         "asset.archived",
         "job.archived",
     ]
-    assert books.totals.audit().ok
+    assert ledger.totals.audit().ok
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (Books.submitting, "is submitting: there is nothing to retry"),
-        (Books.waiting, "is waiting: there is nothing to retry"),
-        (Books.archiving, "is archiving: there is nothing to retry"),
-        (Books.archived, "is archived: there is nothing to retry"),
+        (LedgerHarness.submitting, "is submitting: there is nothing to retry"),
+        (LedgerHarness.waiting, "is waiting: there is nothing to retry"),
+        (LedgerHarness.archiving, "is archiving: there is nothing to retry"),
+        (LedgerHarness.archived, "is archived: there is nothing to retry"),
         (
-            lambda books: books.jobs.record_refused(books.submitting(), "no").ref,
+            lambda ledger: ledger.jobs.record_refused(ledger.submitting(), "no").ref,
             "submit it again as a new job",
         ),
         (lambda _: "nowhere", "there is no job nowhere"),
     ],
 )
 def test_a_retry_that_cannot_help_is_refused_with_the_reason(
-    books: Books, make: Callable[[Books], str], message: str
+    ledger: LedgerHarness, make: Callable[[LedgerHarness], str], message: str
 ) -> None:
-    ref = make(books)
-    before = books.everything()
+    ref = make(ledger)
+    before = ledger.everything()
     with pytest.raises(ReceiverError, match=message):
-        books.operator.retry(ref)
-    assert books.everything() == before
+        ledger.operator.retry(ref)
+    assert ledger.everything() == before

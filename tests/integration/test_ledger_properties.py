@@ -6,7 +6,7 @@ import pytest
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import Books, failed, running, stored, succeeded, urls
+from ledgers import LedgerHarness, failed, running, stored, succeeded, urls
 from sqlalchemy import delete
 
 from receiver.errors import ClaimLostError
@@ -70,7 +70,7 @@ class Expected:
 class Life:
     """One job, and what we expect of it."""
 
-    books: Books
+    ledger: LedgerHarness
     ref: str
     provider_id: str
     expected: Expected = field(default_factory=Expected)
@@ -80,19 +80,21 @@ class Life:
     def receive(self, report: GivenReport) -> None:
         """Deliver a report."""
         self.expected.receive(report)
-        self.books.deliver(self.ref, report.body(self.provider_id), report.source)
+        self.ledger.deliver(self.ref, report.body(self.provider_id), report.source)
 
     def work(self, deed: str) -> None:
         """Let a worker do something, or fail."""
         match deed:
             case "answer":
-                self.books.jobs.record_accepted(self.ref, self.provider_id)
+                self.ledger.jobs.record_accepted(self.ref, self.provider_id)
             case "claim":
-                self.held += self.books.assets.claim(1) or self.books.assets.claim(1, suspects=True)
+                self.held += self.ledger.assets.claim(1) or self.ledger.assets.claim(
+                    1, suspects=True
+                )
             case "lease ends":
-                self.books.clock.advance(60)
+                self.ledger.clock.advance(60)
             case "restart":
-                self.books.claims.take_over()
+                self.ledger.claims.take_over()
             case "finish":
                 self._finish()
             case "conclude":
@@ -103,25 +105,25 @@ class Life:
         if self.held:
             claimed = self.held.pop(0)
             try:
-                self.books.assets.finish(claimed, stored(claimed))
+                self.ledger.assets.finish(claimed, stored(claimed))
             except ClaimLostError:
                 return
 
     def _conclude(self) -> None:
-        for claimed in self.books.jobs.claim(100):
-            done = claimed.row.state is JobState.ARCHIVING and not self.books.pending(
+        for claimed in self.ledger.jobs.claim(100):
+            done = claimed.row.state is JobState.ARCHIVING and not self.ledger.pending(
                 claimed.row.ref
             )
             if done:
-                self.books.jobs.conclude(claimed, JobState.ARCHIVED)
+                self.ledger.jobs.conclude(claimed, JobState.ARCHIVED)
             else:
-                self.books.jobs.release(claimed, self.books.clock() + 30)
+                self.ledger.jobs.release(claimed, self.ledger.clock() + 30)
 
     def check(self) -> None:
         """Check that the job is as expected, and that nothing final changed."""
-        job, assets = self.books.job(self.ref), self.books.assets_of(self.ref)
+        job, assets = self.ledger.job(self.ref), self.ledger.assets_of(self.ref)
         assert [asset.idx for asset in assets] == list(range(self.expected.results))
-        assert len(self.books.queries.deliveries(self.ref)) == self.expected.queries
+        assert len(self.ledger.queries.deliveries(self.ref)) == self.expected.queries
         allowed = {
             None: {JobState.SUBMITTING, JobState.WAITING},
             "failed": {JobState.FAILED},
@@ -132,7 +134,7 @@ class Life:
             self.final = job.state
             assert {asset.state for asset in assets} <= {AssetState.ARCHIVED}
         archived = sum(asset.state is AssetState.ARCHIVED for asset in assets)
-        types = self.books.event_types(self.ref)
+        types = self.ledger.event_types(self.ref)
         assert (types.count("asset.archived"), len(types)) == (
             archived,
             archived + (self.final is not None),
@@ -150,22 +152,22 @@ DEEDS = st.sampled_from(["answer", "claim", "finish", "lease ends", "restart", "
 STEPS = st.lists(st.tuples(st.integers(0, 1), REPORTS | DEEDS), max_size=14)
 
 
-def lives_in(books: Books, number: int) -> list[Life]:
+def lives_in(ledger: LedgerHarness, number: int) -> list[Life]:
     """Empty the ledger and submit ``number`` jobs."""
-    books.database.write(
+    ledger.database.write(
         lambda connection: [
             connection.execute(delete(table)) for table in reversed(metadata.sorted_tables)
         ]
     )
-    return [Life(books, books.submitting(), f"task-{name}") for name in range(number)]
+    return [Life(ledger, ledger.submitting(), f"task-{name}") for name in range(number)]
 
 
 @PACE
 @given(steps=STEPS)
 def test_the_first_end_counts_once_in_whatever_order_things_happen(
-    books: Books, steps: list[tuple[int, GivenReport | str]]
+    ledger: LedgerHarness, steps: list[tuple[int, GivenReport | str]]
 ) -> None:
-    lives = lives_in(books, 2)
+    lives = lives_in(ledger, 2)
     for which, step in steps:
         if isinstance(step, GivenReport):
             lives[which].receive(step)
@@ -173,23 +175,27 @@ def test_the_first_end_counts_once_in_whatever_order_things_happen(
             lives[which].work(step)
         for life in lives:
             life.check()
-        assert books.totals.audit().ok
+        assert ledger.totals.audit().ok
 
 
 @PACE
 @given(queries=st.lists(REPORTS, min_size=1, max_size=6), data=st.data())
 def test_reports_that_come_again_change_nothing(
-    books: Books, queries: list[GivenReport], data: st.DataObject
+    ledger: LedgerHarness, queries: list[GivenReport], data: st.DataObject
 ) -> None:
-    (life,) = lives_in(books, 1)
+    (life,) = lives_in(ledger, 1)
     for report in queries:
         life.receive(report)
     if life.expected.end is None:
         life.receive(GivenReport("2", Source.CALLBACK, named=True))
-    before = books.job(life.ref), books.assets_of(life.ref), books.event_types(life.ref)
+    before = ledger.job(life.ref), ledger.assets_of(life.ref), ledger.event_types(life.ref)
     for report in data.draw(st.permutations(queries)):
         life.receive(GivenReport(report.says, Source.CALLBACK, report.named))
-    assert (books.job(life.ref), books.assets_of(life.ref), books.event_types(life.ref)) == before
+    assert (
+        ledger.job(life.ref),
+        ledger.assets_of(life.ref),
+        ledger.event_types(life.ref),
+    ) == before
     life.check()
 
 
@@ -199,9 +205,9 @@ def test_reports_that_come_again_change_nothing(
     order=st.permutations([*["claim", "finish"] * 3, "lease ends", "restart", "conclude"]),
 )
 def test_every_job_is_archived_whatever_happened_to_its_workers(
-    books: Books, results: int, order: list[str]
+    ledger: LedgerHarness, results: int, order: list[str]
 ) -> None:
-    (life,) = lives_in(books, 1)
+    (life,) = lives_in(ledger, 1)
     life.receive(GivenReport(str(results), Source.CALLBACK, named=True))
     for deed in order:
         life.work(deed)
@@ -209,5 +215,5 @@ def test_every_job_is_archived_whatever_happened_to_its_workers(
     for deed in ("lease ends", *["claim", "finish"] * 6, "conclude"):
         life.work(deed)
     life.check()
-    assert books.job(life.ref).state is JobState.ARCHIVED
-    assert books.totals.audit().ok
+    assert ledger.job(life.ref).state is JobState.ARCHIVED
+    assert ledger.totals.audit().ok

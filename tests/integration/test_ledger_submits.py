@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import partial
 
 import pytest
-from ledgers import BASE_URL, NOW, TIMING, Books, failed, running, succeeded
+from ledgers import BASE_URL, NOW, TIMING, LedgerHarness, failed, running, succeeded
 from side_by_side import side_by_side
 from sqlalchemy import Connection
 
@@ -25,8 +25,8 @@ from receiver.model import (
 pytestmark = pytest.mark.both_databases
 
 
-def test_a_job_is_stored_before_it_is_posted(books: Books) -> None:
-    job = books.job(books.submitting())
+def test_a_job_is_stored_before_it_is_posted(ledger: LedgerHarness) -> None:
+    job = ledger.job(ledger.submitting())
     assert (job.state, job.provider_id, job.outcome, job.round, job.attempts) == (
         JobState.SUBMITTING,
         None,
@@ -39,7 +39,7 @@ def test_a_job_is_stored_before_it_is_posted(books: Books) -> None:
         NOW + TIMING.job_timeout,
         NOW + TIMING.job_timeout,
     )
-    assert (job.prompt, job.model, json.loads(books.queries.params(job.ref)), job.base_url) == (
+    assert (job.prompt, job.model, json.loads(ledger.queries.params(job.ref)), job.base_url) == (
         "a red fox",
         "gpt-image-1.5",
         {"aspectRatio": "1:1"},
@@ -50,43 +50,45 @@ def test_a_job_is_stored_before_it_is_posted(books: Books) -> None:
 @pytest.mark.parametrize(
     "prompt", ["", "红色的狐狸 🦊", 'it\'s 100 % "quoted"; DROP TABLE jobs; --', "x" * 100_000]
 )
-def test_a_prompt_is_stored_unchanged(books: Books, prompt: str) -> None:
-    assert books.job(books.submitting(prompt)).prompt == prompt
+def test_a_prompt_is_stored_unchanged(ledger: LedgerHarness, prompt: str) -> None:
+    assert ledger.job(ledger.submitting(prompt)).prompt == prompt
 
 
 @pytest.mark.parametrize(
     ("mode", "wait"), [(Mode.WEBHOOK, TIMING.poll_after), (Mode.POLL, TIMING.poll_interval)]
 )
-def test_an_accepted_job_waits_and_is_polled_in_time(books: Books, mode: Mode, wait: float) -> None:
-    job = books.jobs.record_accepted(books.submitting(mode=mode), "task-1")
+def test_an_accepted_job_waits_and_is_polled_in_time(
+    ledger: LedgerHarness, mode: Mode, wait: float
+) -> None:
+    job = ledger.jobs.record_accepted(ledger.submitting(mode=mode), "task-1")
     assert (job.state, job.provider_id, job.due_at) == (JobState.WAITING, "task-1", NOW + wait)
 
 
-def test_a_refused_job_fails_with_the_providers_message(books: Books) -> None:
-    job = books.jobs.record_refused(books.submitting(), "insufficient credits")
+def test_a_refused_job_fails_with_the_providers_message(ledger: LedgerHarness) -> None:
+    job = ledger.jobs.record_refused(ledger.submitting(), "insufficient credits")
     assert (job.state, job.reason, job.message) == (
         JobState.FAILED,
         Reason.REFUSED,
         "insufficient credits",
     )
     assert (job.finished_at, job.due_at, job.ended_at, job.outcome) == (NOW, None, None, None)
-    assert books.event_types(job.ref) == ["job.failed"]
+    assert ledger.event_types(job.ref) == ["job.failed"]
 
 
-def test_a_refusal_after_a_callback_changes_nothing(books: Books) -> None:
-    ref = books.submitting()
-    books.deliver(ref, running())
-    before = books.everything()
-    books.jobs.record_refused(ref, "no")
-    assert books.everything() == before
+def test_a_refusal_after_a_callback_changes_nothing(ledger: LedgerHarness) -> None:
+    ref = ledger.submitting()
+    ledger.deliver(ref, running())
+    before = ledger.everything()
+    ledger.jobs.record_refused(ref, "no")
+    assert ledger.everything() == before
 
 
 @pytest.mark.parametrize("change", [Jobs.record_accepted, Jobs.record_refused, Jobs.expire])
 def test_a_job_that_is_not_there_is_named(
-    books: Books, change: Callable[[Jobs, str, str], object]
+    ledger: LedgerHarness, change: Callable[[Jobs, str, str], object]
 ) -> None:
     with pytest.raises(ReceiverError, match="there is no job nowhere"):
-        change(books.jobs, "nowhere", "word")
+        change(ledger.jobs, "nowhere", "word")
 
 
 @pytest.mark.parametrize(
@@ -100,96 +102,106 @@ def test_a_job_that_is_not_there_is_named(
     ids=["running", "succeeded", "failed", "empty"],
 )
 def test_a_callback_may_overtake_the_submits_answer(
-    books: Books, body: bytes, state: JobState
+    ledger: LedgerHarness, body: bytes, state: JobState
 ) -> None:
-    ref = books.submitting()
-    books.deliver(ref, body)
-    overtaken = books.everything()
-    assert books.job(ref).state is state
-    job = books.jobs.record_accepted(ref, "task-1")
+    ref = ledger.submitting()
+    ledger.deliver(ref, body)
+    overtaken = ledger.everything()
+    assert ledger.job(ref).state is state
+    job = ledger.jobs.record_accepted(ref, "task-1")
     assert (job.state, job.provider_id) == (state, "task-1")
     (row,), place = overtaken["jobs"], jobs.columns.keys().index("answered_at")
-    answered = (*row[:place], books.job(ref).answered_at, *row[place + 1 :])
-    assert books.everything() == {**overtaken, "jobs": [answered]}
+    answered = (*row[:place], ledger.job(ref).answered_at, *row[place + 1 :])
+    assert ledger.everything() == {**overtaken, "jobs": [answered]}
 
 
-def test_a_callback_without_an_id_leaves_the_id_to_the_submits_answer(books: Books) -> None:
-    ref = books.submitting()
-    books.deliver(ref, succeeded(provider_id=None))
-    assert books.job(ref).provider_id is None
-    assert books.jobs.record_accepted(ref, "task-1").provider_id == "task-1"
+def test_a_callback_without_an_id_leaves_the_id_to_the_submits_answer(
+    ledger: LedgerHarness,
+) -> None:
+    ref = ledger.submitting()
+    ledger.deliver(ref, succeeded(provider_id=None))
+    assert ledger.job(ref).provider_id is None
+    assert ledger.jobs.record_accepted(ref, "task-1").provider_id == "task-1"
 
 
-def with_key(books: Books, key: str | None = "order-1") -> Job:
-    return books.jobs.submit(Submission("a red fox", "gpt-image-1.5", {}, key=key), BASE_URL)
+def with_key(ledger: LedgerHarness, key: str | None = "order-1") -> Job:
+    return ledger.jobs.submit(Submission("a red fox", "gpt-image-1.5", {}, key=key), BASE_URL)
 
 
-def test_a_callers_key_is_taken_by_one_job_and_its_holder_is_named(books: Books) -> None:
-    holder = with_key(books)
+def test_a_callers_key_is_taken_by_one_job_and_its_holder_is_named(ledger: LedgerHarness) -> None:
+    holder = with_key(ledger)
     with pytest.raises(KeyTakenError) as error:
-        with_key(books)
-    assert (error.value.ref, books.jobs.key_holder("order-1")) == (holder.ref, holder)
+        with_key(ledger)
+    assert (error.value.ref, ledger.jobs.key_holder("order-1")) == (holder.ref, holder)
     assert (
-        len({with_key(books, "order-2").ref, with_key(books, None).ref, with_key(books, None).ref})
+        len(
+            {
+                with_key(ledger, "order-2").ref,
+                with_key(ledger, None).ref,
+                with_key(ledger, None).ref,
+            }
+        )
         == 3
     )
 
 
-def test_a_refused_job_has_not_spent_its_key(books: Books) -> None:
-    first = with_key(books)
-    books.jobs.record_refused(first.ref, "no credit")
-    assert books.jobs.key_holder("order-1") is None
-    second = with_key(books)
-    assert books.jobs.key_holder("order-1") == second
-    assert books.job(first.ref).key is None
+def test_a_refused_job_has_not_spent_its_key(ledger: LedgerHarness) -> None:
+    first = with_key(ledger)
+    ledger.jobs.record_refused(first.ref, "no credit")
+    assert ledger.jobs.key_holder("order-1") is None
+    second = with_key(ledger)
+    assert ledger.jobs.key_holder("order-1") == second
+    assert ledger.job(first.ref).key is None
 
 
-def test_of_many_submits_with_one_key_at_once_one_makes_a_job(books: Books) -> None:
+def test_of_many_submits_with_one_key_at_once_one_makes_a_job(ledger: LedgerHarness) -> None:
     for number in range(4):
-        refs = side_by_side([partial(ref_for_key, books, f"order-{number}")] * 6)
+        refs = side_by_side([partial(ref_for_key, ledger, f"order-{number}")] * 6)
         assert len(set(refs)) == 1
-    assert sum(books.totals.counts().values()) == 4
+    assert sum(ledger.totals.counts().values()) == 4
 
 
-def ref_for_key(books: Books, key: str) -> str:
+def ref_for_key(ledger: LedgerHarness, key: str) -> str:
     try:
-        return with_key(books, key).ref
+        return with_key(ledger, key).ref
     except KeyTakenError as error:
         return error.ref
 
 
-def test_a_job_that_never_reached_the_provider_is_withdrawn(books: Books) -> None:
-    books.jobs.withdraw(with_key(books).ref)
-    assert books.everything()["jobs"] == []
-    assert with_key(books).key == "order-1"
+def test_a_job_that_never_reached_the_provider_is_withdrawn(ledger: LedgerHarness) -> None:
+    ledger.jobs.withdraw(with_key(ledger).ref)
+    assert ledger.everything()["jobs"] == []
+    assert with_key(ledger).key == "order-1"
 
 
 @pytest.mark.parametrize("body", [running(), b"no report"])
-def test_a_job_with_a_report_is_not_withdrawn(books: Books, body: bytes) -> None:
-    ref = books.submitting()
+def test_a_job_with_a_report_is_not_withdrawn(ledger: LedgerHarness, body: bytes) -> None:
+    ref = ledger.submitting()
     with suppress(UnreadableError):
-        books.deliver(ref, body)
-    before = books.everything()
-    books.jobs.withdraw(ref)
-    books.jobs.withdraw("nowhere")
-    assert books.everything() == before
+        ledger.deliver(ref, body)
+    before = ledger.everything()
+    ledger.jobs.withdraw(ref)
+    ledger.jobs.withdraw("nowhere")
+    assert ledger.everything() == before
 
 
-def test_reading_a_job_does_not_wait_for_a_transaction_that_changes_it(books: Books) -> None:
-    ref = books.waiting()
+def test_reading_a_job_does_not_wait_for_a_transaction_that_changes_it(
+    ledger: LedgerHarness,
+) -> None:
+    ref = ledger.waiting()
 
     def read_while_locked(connection: Connection) -> Job:
         assert find_job(connection, ref, locked=True) is not None
-        return books.jobs.get(ref)
+        return ledger.jobs.get(ref)
 
-    assert books.database.write(read_while_locked).ref == ref
+    assert ledger.database.write(read_while_locked).ref == ref
 
 
-def test_an_id_that_is_another_jobs_is_left_out(books: Books) -> None:
-    first = books.waiting("task-1")
-    by_answer = books.jobs.record_accepted(books.submitting(), "task-1")
+def test_an_id_that_is_another_jobs_is_left_out(ledger: LedgerHarness) -> None:
+    first = ledger.waiting("task-1")
+    by_answer = ledger.jobs.record_accepted(ledger.submitting(), "task-1")
     assert (by_answer.state, by_answer.provider_id) == (JobState.WAITING, None)
-    by_callback = books.submitting()
-    assert books.deliver(by_callback, running("task-1")) is Decision.PROGRESS
-    assert books.job(by_callback).provider_id is None
-    assert books.job(first).provider_id == "task-1"
+    by_callback = ledger.submitting()
+    assert ledger.deliver(by_callback, running("task-1")) is Decision.PROGRESS
+    assert ledger.job(by_callback).provider_id is None
+    assert ledger.job(first).provider_id == "task-1"

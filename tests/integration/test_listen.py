@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledgers import Books, opened
+from ledgers import LedgerHarness, opened
 
 from receiver.errors import ConfigurationError
 from receiver.events.event import Event
@@ -16,12 +16,14 @@ from receiver.variables import secret_variables
 
 
 @pytest.fixture
-def books(sqlite_url: str) -> Iterator[Books]:
-    with opened(sqlite_url) as books:
-        yield books
+def ledger(sqlite_url: str) -> Iterator[LedgerHarness]:
+    with opened(sqlite_url) as ledger:
+        yield ledger
 
 
-def reader(books: Books, *types: EventType, pauses: list[float] | None = None) -> EventReader:
+def reader(
+    ledger: LedgerHarness, *types: EventType, pauses: list[float] | None = None
+) -> EventReader:
     """Return a reader that records its pauses. In each pause a job fails; the third one raises."""
     seen = [] if pauses is None else pauses
 
@@ -29,14 +31,14 @@ def reader(books: Books, *types: EventType, pauses: list[float] | None = None) -
         seen.append(seconds)
         if len(seen) > 2:
             raise KeyboardInterrupt
-        books.failed(f"meanwhile-{len(seen)}")
+        ledger.failed(f"meanwhile-{len(seen)}")
 
-    return EventReader(books.events, types, pause)
+    return EventReader(ledger.events, types, pause)
 
 
-def test_what_there_is_comes_in_order_and_then_it_ends(books: Books) -> None:
-    ref = books.archived(2)
-    found = [(event, upto) for event, upto in reader(books).events(0, follow=False) if event]
+def test_what_there_is_comes_in_order_and_then_it_ends(ledger: LedgerHarness) -> None:
+    ref = ledger.archived(2)
+    found = [(event, upto) for event, upto in reader(ledger).events(0, follow=False) if event]
     assert [(event.number, event.type, event.index) for event, _ in found] == [
         (1, EventType.ASSET_ARCHIVED, 0),
         (2, EventType.ASSET_ARCHIVED, 1),
@@ -44,31 +46,31 @@ def test_what_there_is_comes_in_order_and_then_it_ends(books: Books) -> None:
     ]
     assert {event.ref for event, _ in found} == {ref}
     assert [upto for _, upto in found] == [1, 2, 3]
-    assert [event for event, _ in reader(books).events(1, follow=False) if event] == [
+    assert [event for event, _ in reader(ledger).events(1, follow=False) if event] == [
         event for event, _ in found[1:]
     ]
 
 
-def test_it_waits_for_what_happens_next(books: Books) -> None:
-    books.failed("before")
+def test_it_waits_for_what_happens_next(ledger: LedgerHarness) -> None:
+    ledger.failed("before")
     pauses: list[float] = []
     seen: list[Event] = []
     with pytest.raises(KeyboardInterrupt):
         seen.extend(
-            event for event, _ in reader(books, pauses=pauses).events(1, follow=True) if event
+            event for event, _ in reader(ledger, pauses=pauses).events(1, follow=True) if event
         )
     assert len(pauses) == 3
 
 
-def test_other_types_are_skipped_and_the_number_moves_on(books: Books) -> None:
-    books.archived()
-    assert list(reader(books, EventType.JOB_FAILED).events(0, follow=False)) == [(None, 2)]
+def test_other_types_are_skipped_and_the_number_moves_on(ledger: LedgerHarness) -> None:
+    ledger.archived()
+    assert list(reader(ledger, EventType.JOB_FAILED).events(0, follow=False)) == [(None, 2)]
 
 
-def test_many_events_come_without_a_gap(books: Books) -> None:
+def test_many_events_come_without_a_gap(ledger: LedgerHarness) -> None:
     for number in range(120):
-        books.failed(f"task-{number}")
-    numbers = [event.number for event, _ in reader(books).events(0, follow=False) if event]
+        ledger.failed(f"task-{number}")
+    numbers = [event.number for event, _ in reader(ledger).events(0, follow=False) if event]
     assert numbers == list(range(1, 121))
 
 

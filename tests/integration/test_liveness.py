@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from ledgers import Books, opened
+from ledgers import LedgerHarness, opened
 from waiting import until
 
 from receiver.errors import ClaimLostError
@@ -20,12 +20,12 @@ from receiver.settings import Settings
 
 
 @pytest.fixture
-def books(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Books]:
+def ledger(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[LedgerHarness]:
     """Open a ledger with a due asset; a new connection is trusted at once."""
     monkeypatch.setattr(liveness, "GRACE", 0.0)
-    with opened(postgres_url) as books:
-        books.archiving(1)
-        yield books
+    with opened(postgres_url) as ledger:
+        ledger.archiving(1)
+        yield ledger
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def mine(postgres_url: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture
-def me(books: Books, mine: psycopg.Connection) -> Liveness:
+def me(ledger: LedgerHarness, mine: psycopg.Connection) -> Liveness:
     """Return worker 1."""
-    me = Liveness(1, LEASE, books.clock, books.claims.take_over)
+    me = Liveness(1, LEASE, ledger.clock, ledger.claims.take_over)
     me.connected(mine)
     return me
 
@@ -65,20 +65,20 @@ def await_end(mine: psycopg.Connection, number: int) -> None:
 
 
 def test_claims_of_a_dead_worker_are_taken_over_at_the_second_check(
-    books: Books, me: Liveness, mine: psycopg.Connection, postgres_url: str
+    ledger: LedgerHarness, me: Liveness, mine: psycopg.Connection, postgres_url: str
 ) -> None:
     with worker(postgres_url, 2) as claimed:
         assert [me.check(mine) for _ in range(3)] == [False, False, False]
     await_end(mine, 2)
     assert [me.check(mine) for _ in range(3)] == [False, True, False]
-    (again,) = books.assets.claim(1)
+    (again,) = ledger.assets.claim(1)
     assert again.row.crashes == 1
     with pytest.raises(ClaimLostError):
-        books.assets.retry(claimed, books.clock(), "too late")
+        ledger.assets.retry(claimed, ledger.clock(), "too late")
 
 
 def test_a_worker_that_comes_back_between_two_checks_keeps_its_claims(
-    books: Books, me: Liveness, mine: psycopg.Connection, postgres_url: str
+    ledger: LedgerHarness, me: Liveness, mine: psycopg.Connection, postgres_url: str
 ) -> None:
     with worker(postgres_url, 2):
         pass
@@ -87,7 +87,7 @@ def test_a_worker_that_comes_back_between_two_checks_keeps_its_claims(
     with connect(postgres_url) as its:
         liveness.hold(its, 2)
         assert not me.check(mine)
-    assert not books.assets.claim(1)
+    assert not ledger.assets.claim(1)
 
 
 def test_another_connection_of_the_same_worker_keeps_it_alive(
@@ -114,27 +114,27 @@ def test_no_worker_is_missing_in_the_first_seconds_of_a_connection(
 
 
 def test_claims_without_a_number_wait_for_the_end_of_their_leases(
-    books: Books, me: Liveness, mine: psycopg.Connection
+    ledger: LedgerHarness, me: Liveness, mine: psycopg.Connection
 ) -> None:
-    (claimed,) = books.assets.claim(1)
+    (claimed,) = ledger.assets.claim(1)
     assert "." not in claimed.token
     assert [me.check(mine) for _ in range(3)] == [False, False, False]
 
 
 def test_a_connection_that_was_opened_before_holds_the_lock_too(
-    books: Books, me: Liveness, mine: psycopg.Connection
+    ledger: LedgerHarness, me: Liveness, mine: psycopg.Connection
 ) -> None:
-    database = books.database
+    database = ledger.database
     assert isinstance(database, PostgresDatabase)
     # One is in use at this moment; the fixture finds it if it is never closed.
     database.read(lambda _connection: database.hold_lock(7))
-    (claimed,) = books.assets.claim(1)
+    (claimed,) = ledger.assets.claim(1)
     assert claimed.token.startswith("7.")
     assert [me.check(mine) for _ in range(3)] == [False, False, False]
 
 
 def test_a_worker_takes_over_at_once_from_the_dead_worker_that_had_its_place(
-    books: Books, postgres_url: str, tmp_path: Path
+    ledger: LedgerHarness, postgres_url: str, tmp_path: Path
 ) -> None:
     def services() -> Services:
         environ = {
@@ -151,7 +151,7 @@ def test_a_worker_takes_over_at_once_from_the_dead_worker_that_had_its_place(
         worker.engine.stop()
         process.run()
 
-    books.execute("UPDATE assets SET due_at = 1")
+    ledger.execute("UPDATE assets SET due_at = 1")
     (tmp_path / "worker-1.lock").write_bytes(b"\xff")  # no number
     with closing(services()) as first:
         start_and_stop(first)  # now its number stands in the first place

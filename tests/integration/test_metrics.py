@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 from event_server import SECRET
-from ledgers import TIMING, Books, opened, stored, succeeded
+from ledgers import TIMING, LedgerHarness, opened, stored, succeeded
 from metric_names import declared
 from prometheus_client import Counter
 from structlog.testing import capture_logs
@@ -132,9 +132,9 @@ def test_every_metric_is_named_by_the_conventions() -> None:
 
 
 @pytest.fixture
-def books(sqlite_url: str) -> Iterator[Books]:
-    with opened(sqlite_url) as books:
-        yield books
+def ledger(sqlite_url: str) -> Iterator[LedgerHarness]:
+    with opened(sqlite_url) as ledger:
+        yield ledger
 
 
 class Change:
@@ -150,55 +150,57 @@ class Change:
         return float(self._metric._value.get() - self._before)
 
 
-def test_an_assets_end_its_bytes_and_the_time_that_was_left_are_counted(books: Books) -> None:
+def test_an_assets_end_its_bytes_and_the_time_that_was_left_are_counted(
+    ledger: LedgerHarness,
+) -> None:
     archived, retried, failed = (
         Change(metrics.ASSETS, outcome) for outcome in ("archived", "retry", "failed")
     )
     size, lost = Change(metrics.BYTES), Change(metrics.LOST, "asset")
     left = metrics.TIME_LEFT
     before = left._sum.get()
-    books.archiving(3)
-    first, second, third = books.assets.claim(3)
-    books.clock.advance(200)
-    books.assets.finish(first, stored(first))
-    books.assets.retry(second, books.clock(), "not yet")
-    books.assets.give_up(third, AssetState.FAILED, "no picture")
+    ledger.archiving(3)
+    first, second, third = ledger.assets.claim(3)
+    ledger.clock.advance(200)
+    ledger.assets.finish(first, stored(first))
+    ledger.assets.retry(second, ledger.clock(), "not yet")
+    ledger.assets.give_up(third, AssetState.FAILED, "no picture")
     assert (archived.by, retried.by, failed.by, size.by, lost.by) == (1, 1, 1, 1000, 1)
     assert left._sum.get() - before == TIMING.url_lifetime - 200
 
 
 def test_deliveries_are_counted_by_source_and_verdict_and_lost_jobs_and_risks_once(
-    books: Books,
+    ledger: LedgerHarness,
 ) -> None:
     ended, duplicate = (
         Change(metrics.DELIVERIES, "callback", verdict) for verdict in ("ended", "duplicate")
     )
     lost, risks = Change(metrics.LOST, "job"), Change(metrics.AT_RISK)
-    ref = books.archiving()
-    books.deliver(ref, succeeded("https://files.test/first/0.png"))
-    books.expired("task-2")
-    books.jobs.expire(ref, "it has a result by now")
-    books.clock.advance(7000)
-    (claimed,) = books.jobs.claim(1)
-    books.jobs.announce_risk(claimed, "soon")
-    books.jobs.announce_risk(claimed, "soon")
+    ref = ledger.archiving()
+    ledger.deliver(ref, succeeded("https://files.test/first/0.png"))
+    ledger.expired("task-2")
+    ledger.jobs.expire(ref, "it has a result by now")
+    ledger.clock.advance(7000)
+    (claimed,) = ledger.jobs.claim(1)
+    ledger.jobs.announce_risk(claimed, "soon")
+    ledger.jobs.announce_risk(claimed, "soon")
     assert (ended.by, duplicate.by, lost.by, risks.by) == (1, 1, 1, 1)
 
 
-def test_a_claim_whose_holder_died_is_counted_when_another_takes_it(books: Books) -> None:
+def test_a_claim_whose_holder_died_is_counted_when_another_takes_it(ledger: LedgerHarness) -> None:
     taken = Change(metrics.TAKEN_OVER)
-    books.archiving()
+    ledger.archiving()
     queue = instrumented(
-        WorkQueue("assets", 1, lambda: None, books.assets.claim, lambda _claimed: None)
+        WorkQueue("assets", 1, lambda: None, ledger.assets.claim, lambda _claimed: None)
     )
     queue.claim(1)
     assert taken.by == 0
-    books.claims.take_over()
+    ledger.claims.take_over()
     queue.claim(1)
     assert taken.by == 1
 
 
-def test_the_audit_shows_the_difference_and_says_aloud_when_the_books_do_not_agree() -> None:
+def test_the_audit_shows_the_difference_and_fails_when_an_invariant_is_broken() -> None:
     periodic_audit.report(Audit(10, 3, 2, 1, 3, {"an invariant": ["REF"]}))
     assert metrics.DIFFERENCE._value.get() == 1
     assert metrics.LAWS_BROKEN._value.get() == 1
@@ -206,7 +208,7 @@ def test_the_audit_shows_the_difference_and_says_aloud_when_the_books_do_not_agr
     assert metrics.DIFFERENCE._value.get() == 0
 
 
-def test_the_books_are_looked_at_again_after_an_audit_that_failed(
+def test_the_ledger_is_audited_again_after_an_audit_that_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(periodic_audit, "FIRST", 0.001)
@@ -248,20 +250,20 @@ def test_every_job_is_examined_first_and_again_as_long_as_something_is_wrong(
 # What the ledger says.
 
 
-def test_the_backlog_is_what_is_due_and_not_claimed(books: Books) -> None:
-    backlog = BacklogQueries(books.database, TIMING.url_lifetime, books.clock)
-    books.archiving(3)
-    books.clock.advance(10)
+def test_the_backlog_is_what_is_due_and_not_claimed(ledger: LedgerHarness) -> None:
+    backlog = BacklogQueries(ledger.database, TIMING.url_lifetime, ledger.clock)
+    ledger.archiving(3)
+    ledger.clock.advance(10)
     found = backlog.measure()
     assert (found.due, found.oldest) == (
         {"assets": 3, "jobs": 0, "hints": 0},
         {"assets": 10.0, "jobs": 0.0, "hints": 0.0},
     )
     assert (found.pending, found.at_risk) == (3, 0)
-    books.assets.claim(2)
-    books.clock.advance(TIMING.url_lifetime * 3 / 4 - 11)
+    ledger.assets.claim(2)
+    ledger.clock.advance(TIMING.url_lifetime * 3 / 4 - 11)
     assert backlog.measure().at_risk == 0
-    books.clock.advance(1)
+    ledger.clock.advance(1)
     found = backlog.measure()
     assert (found.pending, found.at_risk) == (3, 3)
 

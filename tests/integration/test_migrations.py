@@ -137,12 +137,12 @@ def test_head_is_the_newest_migration_of_the_folder() -> None:
 
 
 def test_migrating_again_changes_nothing(ledger_url: str) -> None:
-    with opened(ledger_url) as books:
-        books.archiving()
-        before = books.everything()
+    with opened(ledger_url) as ledger:
+        ledger.archiving()
+        before = ledger.everything()
         schema.migrate(ledger_url)
-        assert books.everything() == before
-        schema.require_current(books.database)
+        assert ledger.everything() == before
+        schema.require_current(ledger.database)
 
 
 # When a migration is disturbed.
@@ -152,9 +152,9 @@ def test_processes_that_migrate_at_once_wait_for_each_other(empty_url: str) -> N
     migrate = "import sys; from receiver.ledger import schema; schema.migrate(sys.argv[1])"
     with python("-c", migrate, empty_url) as one, python("-c", migrate, empty_url) as other:
         assert one.ended() == other.ended() == Finished(0, "", "")
-    with opened(empty_url) as books:
-        schema.require_current(books.database)
-        books.submitting()
+    with opened(empty_url) as ledger:
+        schema.require_current(ledger.database)
+        ledger.submitting()
 
 
 def test_a_migration_that_is_killed_half_way_leaves_the_old_schema(empty_url: str) -> None:
@@ -172,8 +172,8 @@ schema.migrate(sys.argv[1])
         what="an empty ledger",
     )
     schema.migrate(empty_url)
-    with opened(empty_url) as books:
-        schema.require_current(books.database)
+    with opened(empty_url) as ledger:
+        schema.require_current(ledger.database)
 
 
 def test_of_several_first_commands_at_once_none_finds_the_ledger_locked(
@@ -201,14 +201,14 @@ def test_a_ledger_of_another_schema_is_refused_with_the_remedy(
         )
     elif empty_url.startswith("sqlite"):
         Path(empty_url.removeprefix("sqlite:///")).parent.mkdir()
-    with opened(empty_url) as books:
-        assert schema.version(books.database) == found
+    with opened(empty_url) as ledger:
+        assert schema.version(ledger.database) == found
         with pytest.raises(
             LedgerError,
             match=f"schema is {found or 'missing'}, this release needs {schema.HEAD}: "
             "run `receiver migrate`",
         ):
-            schema.require_current(books.database)
+            schema.require_current(ledger.database)
 
 
 @pytest.mark.parametrize(
@@ -218,5 +218,5 @@ def test_a_ledger_of_another_schema_is_refused_with_the_remedy(
 def test_a_ledger_that_cannot_be_reached_is_a_ledger_error(url: str) -> None:
     with pytest.raises(LedgerError):
         schema.migrate(url)
-    with opened(url) as books, pytest.raises(LedgerError):
-        schema.require_current(books.database)
+    with opened(url) as ledger, pytest.raises(LedgerError):
+        schema.require_current(ledger.database)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from ledgers import Books, opened, stored, succeeded, urls
+from ledgers import LedgerHarness, opened, stored, succeeded, urls
 from postgres import MortalPostgres
 from processes import Finished, python
 from sqlalchemy import Connection
@@ -33,11 +33,11 @@ def listening(url: str) -> Iterator[Callable[[], list[str]]]:
         yield lambda: [found.payload for found in connection.notifies(timeout=0.5)]
 
 
-def sent_by(url: str, change: Callable[[Books], object]) -> list[str]:
+def sent_by(url: str, change: Callable[[LedgerHarness], object]) -> list[str]:
     """Return the names that a change of the ledger sends."""
     with listening(url) as received:
-        with opened(url) as books:
-            change(books)
+        with opened(url) as ledger:
+            change(ledger)
         return sorted(set(received()))
 
 
@@ -79,36 +79,38 @@ def test_a_restart_of_postgresql_does_not_end_the_sender(
 
 
 def test_each_change_that_makes_rows_due_names_their_work_queue(postgres_url: str) -> None:
-    def deliver(books: Books) -> None:
-        books.deliver(books.waiting(), succeeded(*urls(2)))
+    def deliver(ledger: LedgerHarness) -> None:
+        ledger.deliver(ledger.waiting(), succeeded(*urls(2)))
 
-    def finish(books: Books) -> None:
-        for claimed in books.assets.claim(2):
-            books.assets.finish(claimed, stored(claimed))
+    def finish(ledger: LedgerHarness) -> None:
+        for claimed in ledger.assets.claim(2):
+            ledger.assets.finish(claimed, stored(claimed))
 
     assert sent_by(postgres_url, deliver) == ["assets"]
     assert sent_by(postgres_url, finish) == ["complete jobs", "events"]
-    assert sent_by(postgres_url, lambda books: books.failed("task-2")) == ["events"]
+    assert sent_by(postgres_url, lambda ledger: ledger.failed("task-2")) == ["events"]
     assert sent_by(
-        postgres_url, lambda books: books.operator.retry(books.queries.jobs()[0].ref)
+        postgres_url, lambda ledger: ledger.operator.retry(ledger.queries.jobs()[0].ref)
     ) == ["jobs"]
-    assert sent_by(postgres_url, lambda books: books.hints.add("task-3")) == ["hints"]
+    assert sent_by(postgres_url, lambda ledger: ledger.hints.add("task-3")) == ["hints"]
 
 
 def test_fresh_urls_notify_assets(postgres_url: str) -> None:
-    with opened(postgres_url) as books:
-        ref = books.archiving(2)
-        for claimed in books.assets.claim(2):
-            books.assets.retry(claimed, books.clock() + 60, "not yet")
+    with opened(postgres_url) as ledger:
+        ref = ledger.archiving(2)
+        for claimed in ledger.assets.claim(2):
+            ledger.assets.retry(claimed, ledger.clock() + 60, "not yet")
     fresh = succeeded(urls(2)[0], "https://files.test/fresh")
-    assert sent_by(postgres_url, lambda books: books.deliver(ref, fresh, Source.POLL)) == ["assets"]
+    assert sent_by(postgres_url, lambda ledger: ledger.deliver(ref, fresh, Source.POLL)) == [
+        "assets"
+    ]
 
 
-def noted_by(books: Books, change: Callable[[], object]) -> set[str]:
+def noted_by(ledger: LedgerHarness, change: Callable[[], object]) -> set[str]:
     """Return the names that a change of a SQLite ledger notes."""
-    assert isinstance(books.database, SqliteDatabase)
+    assert isinstance(ledger.database, SqliteDatabase)
     noted = set[str]()
-    books.database.notified = noted.add
+    ledger.database.notified = noted.add
     change()
     return noted
 
@@ -118,36 +120,36 @@ def test_rows_of_suspects_notify_their_work_queue_and_the_other_one_when_they_go
     sqlite_url: str, crashes: int
 ) -> None:
     suspects = crashes > 0
-    with opened(sqlite_url) as books:
-        ref = books.archiving()
-        books.execute("UPDATE assets SET crashes = :crashes", crashes=crashes)
-        (asset,) = books.assets.claim(1, suspects=suspects)
-        retry = partial(books.assets.retry, asset, books.clock() + 1, "not yet")
-        assert noted_by(books, retry) == ({"assets"} if suspects else set())
-        books.waiting("task-2")
-        books.clock.advance(books.timing.poll_after)
-        books.execute("UPDATE jobs SET crashes = :crashes", crashes=crashes)
-        (job,) = (books.jobs.claim_suspects if suspects else books.jobs.claim)(1)
-        release = partial(books.jobs.release, job, books.clock() + 1)
-        assert noted_by(books, release) == ({"jobs"} if suspects else set())
+    with opened(sqlite_url) as ledger:
+        ref = ledger.archiving()
+        ledger.execute("UPDATE assets SET crashes = :crashes", crashes=crashes)
+        (asset,) = ledger.assets.claim(1, suspects=suspects)
+        retry = partial(ledger.assets.retry, asset, ledger.clock() + 1, "not yet")
+        assert noted_by(ledger, retry) == ({"assets"} if suspects else set())
+        ledger.waiting("task-2")
+        ledger.clock.advance(ledger.timing.poll_after)
+        ledger.execute("UPDATE jobs SET crashes = :crashes", crashes=crashes)
+        (job,) = (ledger.jobs.claim_suspects if suspects else ledger.jobs.claim)(1)
+        release = partial(ledger.jobs.release, job, ledger.clock() + 1)
+        assert noted_by(ledger, release) == ({"jobs"} if suspects else set())
 
-        books.execute("UPDATE assets SET crashes = :crashes", crashes=crashes)
-        books.execute("UPDATE jobs SET crashes = :crashes", crashes=crashes)
-        fresh = partial(books.deliver, ref, succeeded("https://files.test/fresh"), Source.POLL)
-        assert noted_by(books, fresh) == {"assets", *["suspect assets"][:crashes]}
-        books.execute("UPDATE assets SET due_at = due_at + 60")
-        assert noted_by(books, partial(books.operator.expedite, ref)) == {
+        ledger.execute("UPDATE assets SET crashes = :crashes", crashes=crashes)
+        ledger.execute("UPDATE jobs SET crashes = :crashes", crashes=crashes)
+        fresh = partial(ledger.deliver, ref, succeeded("https://files.test/fresh"), Source.POLL)
+        assert noted_by(ledger, fresh) == {"assets", *["suspect assets"][:crashes]}
+        ledger.execute("UPDATE assets SET due_at = due_at + 60")
+        assert noted_by(ledger, partial(ledger.operator.expedite, ref)) == {
             *("assets", "jobs"),
             *["suspect assets", "suspect jobs"][:crashes],
         }
 
 
 def test_the_retry_of_an_archived_job_notifies_the_complete_jobs(sqlite_url: str) -> None:
-    with opened(sqlite_url) as books:
-        ref = books.archived()
+    with opened(sqlite_url) as ledger:
+        ref = ledger.archived()
         # Its manifest was set aside.
-        books.execute("UPDATE jobs SET crashes = :crashes", crashes=MOST_CRASHES)
-        assert noted_by(books, partial(books.operator.retry, ref)) == {"complete jobs"}
+        ledger.execute("UPDATE jobs SET crashes = :crashes", crashes=MOST_CRASHES)
+        assert noted_by(ledger, partial(ledger.operator.retry, ref)) == {"complete jobs"}
 
 
 def test_every_work_queue_has_a_name_that_notifies_it(tmp_path: Path) -> None:

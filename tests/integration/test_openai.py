@@ -53,9 +53,9 @@ def test_pictures_in_the_answer_are_archived_without_another_connection(route: D
         )
         route.work()
         assert (len(server.calls), server.connections) == (1, 1)
-    assert route.books.job(job.ref).state is JobState.ARCHIVED
+    assert route.ledger.job(job.ref).state is JobState.ARCHIVED
     assert route.stored(job.ref) == list(PNGS)
-    assert [asset.sha256 for asset in route.books.assets_of(job.ref)] == [
+    assert [asset.sha256 for asset in route.ledger.assets_of(job.ref)] == [
         sha256(png).hexdigest() for png in PNGS
     ]
     written = json.loads(route.read(manifest_key(job.ref)))
@@ -64,10 +64,10 @@ def test_pictures_in_the_answer_are_archived_without_another_connection(route: D
         "delivery:1",
         "delivery:2",
     ]
-    (delivery,) = route.books.queries.deliveries(job.ref)
+    (delivery,) = route.ledger.queries.deliveries(job.ref)
     assert (delivery.source, delivery.verdict) == (Source.SYNC, Decision.ENDED)
     assert [item["sha256"] for item in written["deliveries"]] == [sha256(delivery.body).hexdigest()]
-    assert route.books.totals.audit().ok
+    assert route.ledger.totals.audit().ok
 
 
 def test_pictures_behind_urls_are_fetched_and_archived(route: DirectRoute) -> None:
@@ -76,7 +76,7 @@ def test_pictures_behind_urls_are_fetched_and_archived(route: DirectRoute) -> No
         job = route.submit_service(server.url).submit(submission(n=3))
         route.work(Fetcher(AddressPolicy.parse([server.address], ()), max_bytes=MIB, timeout=5))
         assert (len(server.calls), sorted(server.fetched)) == (1, ["/0.png", "/1.png", "/2.png"])
-    assert route.books.job(job.ref).state is JobState.ARCHIVED
+    assert route.ledger.job(job.ref).state is JobState.ARCHIVED
     assert route.stored(job.ref) == list(PNGS)
 
 
@@ -89,7 +89,7 @@ def test_the_call_has_the_parameters_and_the_api_key(sqlite_route: DirectRoute) 
     assert (call.path, call.authorization) == (PATH, "Bearer sk-test")
     request = {"n": 1, "size": "1024x1024", "quality": "high", "style": "vivid", "of_tomorrow": [1]}
     assert call.body == {"model": "gpt-image-1.5", "prompt": "a fox", **request}
-    assert json.loads(sqlite_route.books.queries.params(job.ref))["variants"] == 1, (
+    assert json.loads(sqlite_route.ledger.queries.params(job.ref))["variants"] == 1, (
         "the job keeps the caller's parameters"
     )
 
@@ -114,13 +114,13 @@ def test_bytes_that_are_no_picture_fail_the_job_at_once_and_the_others_are_kept(
     with OpenAIServer(answered({"data": [{"b64_json": content}, {"b64_json": good}]})) as server:
         job = sqlite_route.submit_service(server.url).submit(submission(n=2))
     sqlite_route.work()
-    ended = sqlite_route.books.job(job.ref)
+    ended = sqlite_route.ledger.job(job.ref)
     assert (ended.state, ended.reason) == (JobState.FAILED, Reason.BAD_ASSET)
-    assert [asset.state for asset in sqlite_route.books.assets_of(job.ref)] == [
+    assert [asset.state for asset in sqlite_route.ledger.assets_of(job.ref)] == [
         AssetState.FAILED,
         AssetState.ARCHIVED,
     ]
-    assert sqlite_route.books.totals.audit().ok
+    assert sqlite_route.ledger.totals.audit().ok
 
 
 # Other ends of a call.
@@ -176,7 +176,7 @@ def test_a_call_is_made_once_whatever_its_end(
     assert message in job.message
     assert ("it may have been billed" in job.message) == (state is JobState.EXPIRED)
     assert sqlite_route.pauses == []
-    assert sqlite_route.books.totals.audit().ok
+    assert sqlite_route.ledger.totals.audit().ok
 
 
 def test_a_call_without_an_answer_is_given_up_and_not_repeated(sqlite_route: DirectRoute) -> None:
@@ -197,7 +197,7 @@ def test_an_endless_answer_is_read_up_to_a_limit(sqlite_route: DirectRoute) -> N
 def test_what_was_moderated_is_kept_as_a_delivery(sqlite_route: DirectRoute) -> None:
     with OpenAIServer(BLOCKED) as server:
         job = sqlite_route.submit_service(server.url).submit(submission())
-    (delivery,) = sqlite_route.books.queries.deliveries(job.ref)
+    (delivery,) = sqlite_route.ledger.queries.deliveries(job.ref)
     assert (delivery.source, delivery.verdict, b"moderation_blocked" in delivery.body) == (
         Source.SYNC,
         Decision.ENDED,

@@ -69,18 +69,18 @@ def test_a_lost_asset_whose_bytes_are_in_the_ledger_can_be_retried(route: Direct
         job = route.submit_service(server.url).submit(submission())
     obstacle = route.folder / "archive"
     obstacle.write_text("of the folder of that name")
-    route.books.clock.advance(2 * 7200)
+    route.ledger.clock.advance(2 * 7200)
     route.work()
-    route.books.clock.advance(LEASE)
+    route.ledger.clock.advance(LEASE)
     route.work()
-    assert route.books.job(job.ref).state is JobState.EXPIRED
+    assert route.ledger.job(job.ref).state is JobState.EXPIRED
     obstacle.unlink()
-    assert route.books.operator.retry(job.ref).state is JobState.ARCHIVING
+    assert route.ledger.operator.retry(job.ref).state is JobState.ARCHIVING
     route.work()
-    assert route.books.job(job.ref).state is JobState.ARCHIVED
+    assert route.ledger.job(job.ref).state is JobState.ARCHIVED
     assert route.stored(job.ref) == [PNGS[0]]
     assert (len(server.calls), server.connections) == (1, 1)
-    assert route.books.totals.audit().ok
+    assert route.ledger.totals.audit().ok
 
 
 def test_a_retry_that_cannot_help_is_refused(sqlite_route: DirectRoute) -> None:
@@ -90,18 +90,18 @@ def test_a_retry_that_cannot_help_is_refused(sqlite_route: DirectRoute) -> None:
         ReceiverError,
         match=r"no id at the provider.*look for it at the provider before you submit it again",
     ):
-        sqlite_route.books.operator.retry(job.ref)
+        sqlite_route.ledger.operator.retry(job.ref)
 
 
 def test_a_job_whose_submitter_died_expires_at_its_deadline_with_an_explanation(
     route: DirectRoute,
 ) -> None:
-    ref = route.books.jobs.submit(submission(), "https://api.openai.test/v1").ref
+    ref = route.ledger.jobs.submit(submission(), "https://api.openai.test/v1").ref
     route.work()
-    assert route.books.job(ref).state is JobState.SUBMITTING
-    route.books.clock.advance(3600)
+    assert route.ledger.job(ref).state is JobState.SUBMITTING
+    route.ledger.clock.advance(3600)
     route.work()
-    job = route.books.job(ref)
+    job = route.ledger.job(ref)
     assert job.state is JobState.EXPIRED
     assert "the process that submitted it ended before the answer came" in job.message
     assert "it may have been billed" in job.message
@@ -112,10 +112,10 @@ def test_an_answer_that_the_ledger_cannot_take_now_is_kept_until_it_can(
     sqlite_route: DirectRoute,
 ) -> None:
     def answer_into_a_broken_ledger(request: BaseHTTPRequestHandler) -> None:
-        sqlite_route.books.execute("ALTER TABLE deliveries RENAME TO away")
+        sqlite_route.ledger.execute("ALTER TABLE deliveries RENAME TO away")
         with_pictures(PNGS[0])(request)
 
-    sqlite_route.on_pause = lambda: sqlite_route.books.execute(
+    sqlite_route.on_pause = lambda: sqlite_route.ledger.execute(
         "ALTER TABLE away RENAME TO deliveries"
     )
     with OpenAIServer(answer_into_a_broken_ledger) as server:
@@ -129,9 +129,9 @@ def test_a_replayed_answer_changes_nothing_and_its_pictures_are_still_archived(
 ) -> None:
     with OpenAIServer(with_pictures(PNGS[0])) as server:
         job = route.submit_service(server.url).submit(submission())
-    (delivery,) = route.books.queries.deliveries(job.ref)
+    (delivery,) = route.ledger.queries.deliveries(job.ref)
     again = Delivery(job.ref, Source.SYNC, delivery.body, delivery.received_at, Provider.OPENAI)
-    assert route.books.inbox.accept(again, replayed=delivery.id) is Decision.DUPLICATE
+    assert route.ledger.inbox.accept(again, replayed=delivery.id) is Decision.DUPLICATE
     route.work()
     assert route.stored(job.ref) == [PNGS[0]]
 
@@ -141,8 +141,8 @@ def test_a_replayed_answer_changes_nothing_and_its_pictures_are_still_archived(
 
 def test_without_an_api_key_nothing_is_sent(sqlite_route: DirectRoute) -> None:
     submit_service = SubmitService(
-        sqlite_route.books.jobs,
-        sqlite_route.books.inbox,
+        sqlite_route.ledger.jobs,
+        sqlite_route.ledger.inbox,
         Clients({}),
         Tickets(["0123456789abcdef"]),
         public_url=None,

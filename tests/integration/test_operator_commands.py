@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from ledgers import Books, migrated_file, opened
+from ledgers import LedgerHarness, migrated_file, opened
 
 from receiver.cli import main
 from receiver.ledger.queries.job_list import JobListQueries
@@ -29,9 +29,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def books(data: Path) -> Iterator[Books]:
-    with opened(migrated_file(data / "ledger.sqlite3")) as books:
-        yield books
+def ledger(data: Path) -> Iterator[LedgerHarness]:
+    with opened(migrated_file(data / "ledger.sqlite3")) as ledger:
+        yield ledger
 
 
 @pytest.fixture(autouse=True)
@@ -46,27 +46,31 @@ def receiver(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
 
-def test_what_is_shown_in_a_file_is_neither_cut_nor_wrapped(books: Books, data: Path) -> None:
-    ref = books.archived()
-    (asset,) = books.assets_of(ref)
+def test_what_is_shown_in_a_file_is_neither_cut_nor_wrapped(
+    ledger: LedgerHarness, data: Path
+) -> None:
+    ref = ledger.archived()
+    (asset,) = ledger.assets_of(ref)
     path = str(data / "archive" / str(asset.key))
     lines = receiver("show", ref).stdout.splitlines()
     assert any(path in line for line in lines)
     assert {"delivery", "asset"} <= {line.partition("\t")[0] for line in lines}
 
 
-def test_defect_doubt_and_marks_of_a_file_are_shown(books: Books) -> None:
-    ref = books.archived()
+def test_defect_doubt_and_marks_of_a_file_are_shown(ledger: LedgerHarness) -> None:
+    ref = ledger.archived()
     marks = '[{"kind":"c2pa","name":"caBX","size":9}]'
-    books.execute("UPDATE assets SET defect = 'd', doubt = 'e', marks = :marks", marks=marks)
+    ledger.execute("UPDATE assets SET defect = 'd', doubt = 'e', marks = :marks", marks=marks)
     shown = receiver("show", ref).stdout
     assert "defect: d; perhaps damaged: e; c2pa (caBX, 9 bytes)" in shown
 
 
-def test_a_search_reads_a_limited_number_of_jobs_and_says_how_to_continue(books: Books) -> None:
+def test_a_search_reads_a_limited_number_of_jobs_and_says_how_to_continue(
+    ledger: LedgerHarness,
+) -> None:
     # Two letters: the index of texts finds three or more, however many jobs there are.
-    refs = [books.waiting(f"task-{number}") for number in range(4)]
-    books.execute("UPDATE jobs SET prompt = 'an ax' WHERE ref = :ref", ref=refs[0])
+    refs = [ledger.waiting(f"task-{number}") for number in range(4)]
+    ledger.execute("UPDATE jobs SET prompt = 'an ax' WHERE ref = :ref", ref=refs[0])
     first = receiver("jobs", "-q", "ax", "--json")
     assert (first.exit_code, first.stdout) == (0, "")
     hint = f"older jobs were not searched; to continue, add: --after {refs[2]}\n"
@@ -75,8 +79,8 @@ def test_a_search_reads_a_limited_number_of_jobs_and_says_how_to_continue(books:
     assert refs[0] in second.stdout
 
 
-def test_a_list_that_is_full_says_how_to_continue(books: Books) -> None:
-    refs = [books.waiting(f"task-{number}") for number in range(3)]
+def test_a_list_that_is_full_says_how_to_continue(ledger: LedgerHarness) -> None:
+    refs = [ledger.waiting(f"task-{number}") for number in range(3)]
     page = receiver("jobs", "--limit", "2")
     assert page.stderr == f"there are more jobs; to continue, add: --after {refs[1]}\n"
     assert refs[0] not in page.stdout

@@ -6,7 +6,7 @@ from pathlib import Path
 from commands import invoke
 from event_dispatching import dispatch_due, dispatcher_to
 from event_server import OLD_SECRET, SECRET, EventServer
-from ledgers import Books, opened
+from ledgers import LedgerHarness, opened
 
 from receiver.events.event import Event, EventSerializer
 from receiver.installation import version
@@ -20,10 +20,10 @@ from receiver.settings import Settings
 
 
 def test_an_archived_picture_is_delivered_with_every_field(
-    books: Books, event_server: EventServer
+    ledger: LedgerHarness, event_server: EventServer
 ) -> None:
-    events_dispatcher = dispatcher_to(event_server, books, public_url="https://pictures.example")
-    ref = books.archived()
+    events_dispatcher = dispatcher_to(event_server, ledger, public_url="https://pictures.example")
+    ref = ledger.archived()
     dispatch_due(events_dispatcher)
     received, end = event_server.received
     assert received.path == "/hook"
@@ -56,15 +56,15 @@ def test_an_archived_picture_is_delivered_with_every_field(
     )
 
 
-def test_every_type_of_event_is_delivered(books: Books, event_server: EventServer) -> None:
-    events_dispatcher = dispatcher_to(event_server, books)
-    books.archived(1, "task-1")
-    books.failed("task-2")
-    books.expired("task-3")
-    books.archiving(1, "task-4")
-    books.clock.advance(7000)
-    (claimed,) = books.jobs.claim(1)
-    books.jobs.announce_risk(claimed, "soon")
+def test_every_type_of_event_is_delivered(ledger: LedgerHarness, event_server: EventServer) -> None:
+    events_dispatcher = dispatcher_to(event_server, ledger)
+    ledger.archived(1, "task-1")
+    ledger.failed("task-2")
+    ledger.expired("task-3")
+    ledger.archiving(1, "task-4")
+    ledger.clock.advance(7000)
+    (claimed,) = ledger.jobs.claim(1)
+    ledger.jobs.announce_risk(claimed, "soon")
     dispatch_due(events_dispatcher)
     assert set(event_server.types()) == set(EventType)
 
@@ -80,16 +80,16 @@ def test_a_directory_has_no_bucket_and_without_a_public_url_there_is_no_link() -
 
 
 def test_each_of_our_secrets_signs_so_that_they_can_be_rotated(
-    books: Books, event_server: EventServer
+    ledger: LedgerHarness, event_server: EventServer
 ) -> None:
-    events_dispatcher = dispatcher_to(event_server, books, secrets=(SECRET, OLD_SECRET))
-    books.failed()
+    events_dispatcher = dispatcher_to(event_server, ledger, secrets=(SECRET, OLD_SECRET))
+    ledger.failed()
     dispatch_due(events_dispatcher)
     (received,) = event_server.received
     assert received.is_signed_by(SECRET)
     assert received.is_signed_by(OLD_SECRET)
     assert not received.is_signed_by("whsec_" + "A" * 32)
-    assert received.headers["webhook-timestamp"] == str(int(books.clock()))
+    assert received.headers["webhook-timestamp"] == str(int(ledger.clock()))
 
 
 # In the service.
@@ -121,9 +121,9 @@ def test_the_command_deletes_a_destination_that_is_no_longer_configured(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     environ = {"DATA_DIR": str(tmp_path), "DATABASE_URL": sqlite_url, "EVENT_URLS": "log:"}
-    with opened(sqlite_url) as books:
-        Outbox(books.database, books.clock).register(["log:", "gone"])
-        books.failed()
+    with opened(sqlite_url) as ledger:
+        Outbox(ledger.database, ledger.clock).register(["log:", "gone"])
+        ledger.failed()
     shown = invoke(["receiver", "events"], environ, folder=tmp_path)
     (gone,) = [line for line in shown.out.splitlines() if line.startswith("destination\tgone")]
     assert gone.split("\t")[3:5] == ["1", "0"]

@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from event_dispatching import PostServer, dispatch_due, last_error, make_dispatcher
-from ledgers import Books, opened
+from ledgers import LedgerHarness, opened
 from outside_network import answer
 
 from receiver.events.transports import LogTransport
 
 
 @pytest.fixture
-def books(sqlite_url: str) -> Iterator[Books]:
-    with opened(sqlite_url) as books:
-        yield books
+def ledger(sqlite_url: str) -> Iterator[LedgerHarness]:
+    with opened(sqlite_url) as ledger:
+        yield ledger
 
 
 Cloud = Callable[..., PostServer]
@@ -45,14 +45,14 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Cloud:
 
 
 def test_a_queue_gets_the_same_words_and_a_fifo_queue_a_jobs_events_in_their_order(
-    books: Books, aws: Cloud
+    ledger: LedgerHarness, aws: Cloud
 ) -> None:
     cloud = aws("SQS")
     try:
         events_dispatcher = make_dispatcher(
-            books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events.fifo"
+            ledger, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events.fifo"
         )
-        ref = books.failed()
+        ref = ledger.failed()
         dispatch_due(events_dispatcher, rounds=1)
     finally:
         cloud.close()
@@ -66,62 +66,62 @@ def test_a_queue_gets_the_same_words_and_a_fifo_queue_a_jobs_events_in_their_ord
     )
     assert asked["MessageAttributes"]["type"]["StringValue"] == "job.failed"
     assert json.loads(asked["MessageBody"])["data"]["ref"] == ref
-    assert last_error(books) == ""
+    assert last_error(ledger) == ""
 
 
-def test_a_topic_is_published_to_in_its_own_region(books: Books, aws: Cloud) -> None:
+def test_a_topic_is_published_to_in_its_own_region(ledger: LedgerHarness, aws: Cloud) -> None:
     xml = b'<PublishResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><PublishResult><MessageId>1</MessageId></PublishResult></PublishResponse>'
     cloud = aws("SNS", "200 OK", xml)
     try:
         events_dispatcher = make_dispatcher(
-            books, "sns:arn:aws:sns:ap-southeast-1:123456789012:events"
+            ledger, "sns:arn:aws:sns:ap-southeast-1:123456789012:events"
         )
-        ref = books.failed()
+        ref = ledger.failed()
         dispatch_due(events_dispatcher, rounds=1)
     finally:
         cloud.close()
     assert b"TopicArn=arn%3Aaws%3Asns%3Aap-southeast-1%3A123456789012%3Aevents" in cloud.bodies[0]
     assert ref.encode() in cloud.bodies[0]
     assert "/ap-southeast-1/sns/aws4_request" in cloud.requests[0].decode()
-    assert last_error(books) == ""
+    assert last_error(ledger) == ""
 
 
-def test_what_a_cloud_refuses_is_sent_again(books: Books, aws: Cloud) -> None:
+def test_what_a_cloud_refuses_is_sent_again(ledger: LedgerHarness, aws: Cloud) -> None:
     cloud = aws(
         "SQS", "400 Bad", b'{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"planted"}'
     )
     try:
         events_dispatcher = make_dispatcher(
-            books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events"
+            ledger, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events"
         )
-        books.failed()
+        ledger.failed()
         dispatch_due(events_dispatcher, rounds=1)
     finally:
         cloud.close()
-    assert last_error(books) == "sqs answered QueueDoesNotExist"
-    assert (events_dispatcher.next_due() or 0) > books.clock()
+    assert last_error(ledger) == "sqs answered QueueDoesNotExist"
+    assert (events_dispatcher.next_due() or 0) > ledger.clock()
 
 
-def test_a_cloud_that_cannot_be_reached_is_tried_again(books: Books, aws: Cloud) -> None:
+def test_a_cloud_that_cannot_be_reached_is_tried_again(ledger: LedgerHarness, aws: Cloud) -> None:
     aws("SQS").close()
     events_dispatcher = make_dispatcher(
-        books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events"
+        ledger, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events"
     )
-    books.failed()
+    ledger.failed()
     dispatch_due(events_dispatcher, rounds=1)
-    assert last_error(books).startswith("sqs cannot be reached")
+    assert last_error(ledger).startswith("sqs cannot be reached")
 
 
-def test_the_log_is_a_destination_too(books: Books) -> None:
-    events_dispatcher = make_dispatcher(books, "log:#job.failed")
+def test_the_log_is_a_destination_too(ledger: LedgerHarness) -> None:
+    events_dispatcher = make_dispatcher(ledger, "log:#job.failed")
     assert isinstance(events_dispatcher._transport, LogTransport)
-    books.failed()
+    ledger.failed()
     dispatch_due(events_dispatcher, rounds=1)
-    assert last_error(books) == ""
+    assert last_error(ledger) == ""
 
 
 def test_renewed_credentials_are_used_without_a_restart(
-    books: Books, aws: Cloud, monkeypatch: pytest.MonkeyPatch
+    ledger: LedgerHarness, aws: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud = aws("SQS")
     expired = b'{"__type":"com.amazonaws.sqs#ExpiredToken","message":"planted"}'
@@ -129,16 +129,16 @@ def test_renewed_credentials_are_used_without_a_restart(
     cloud._scripts = (accepted, answer(status="400 Bad", body=expired), accepted)
     try:
         events_dispatcher = make_dispatcher(
-            books, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events"
+            ledger, "sqs://sqs.eu-west-1.amazonaws.com/123456789012/events"
         )
-        books.failed()
+        ledger.failed()
         dispatch_due(events_dispatcher, rounds=1)
         # As a command in `credential_process`, or a metadata service, would renew them.
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "second")
-        books.failed()
+        ledger.failed()
         dispatch_due(events_dispatcher, rounds=1)
     finally:
         cloud.close()
     signers = [request.split(b"Credential=")[1].split(b"/")[0] for request in cloud.requests]
     assert signers == [b"key", b"key", b"second"]
-    assert last_error(books) == ""
+    assert last_error(ledger) == ""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from event_dispatching import PostServer, dispatch_due, last_error, make_dispatcher
 from event_server import SECRET, EventServer
-from ledgers import Books
+from ledgers import LedgerHarness
 from outside_network import (
     Script,
     ScriptedServer,
@@ -57,7 +57,7 @@ from receiver.net.policy import AddressPolicy
     ],
 )
 def test_an_answer_is_read_within_limits_and_a_broken_one_is_a_failure(
-    books: Books,
+    ledger: LedgerHarness,
     monkeypatch: pytest.MonkeyPatch,
     script: Script,
     limits: tuple[float, float],
@@ -68,32 +68,32 @@ def test_an_answer_is_read_within_limits_and_a_broken_one_is_a_failure(
     server = PostServer((script,))
     try:
         events_dispatcher = make_dispatcher(
-            books, f"http://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}"
+            ledger, f"http://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}"
         )
-        books.failed()
+        ledger.failed()
         (claimed,) = events_dispatcher.claim(1)
         events_dispatcher.send(claimed)
     finally:
         server.close()
-    assert error in last_error(books)
+    assert error in last_error(ledger)
     assert server.connections == 1
 
 
 # Where it may go.
 
 
-def test_a_redirect_is_not_followed(books: Books, event_server: EventServer) -> None:
+def test_a_redirect_is_not_followed(ledger: LedgerHarness, event_server: EventServer) -> None:
     server = PostServer((redirect(event_server.url, 307),))
     try:
         events_dispatcher = make_dispatcher(
-            books, f"http://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}"
+            ledger, f"http://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}"
         )
-        books.failed()
+        ledger.failed()
         dispatch_due(events_dispatcher, rounds=1)
     finally:
         server.close()
     assert (
-        last_error(books)
+        last_error(ledger)
         == "127.0.0.1 answered 307; redirects are not followed, name the last address instead"
     )
     assert (event_server.received, server.connections) == ([], 1)
@@ -111,34 +111,36 @@ def test_a_redirect_is_not_followed(books: Books, event_server: EventServer) -> 
     ],
 )
 def test_events_are_not_sent_to_inside_addresses_or_odd_ports_unless_that_is_allowed(
-    books: Books, url: str
+    ledger: LedgerHarness, url: str
 ) -> None:
-    events_dispatcher = make_dispatcher(books, url)
-    books.failed()
+    events_dispatcher = make_dispatcher(ledger, url)
+    ledger.failed()
     dispatch_due(events_dispatcher, rounds=1)
-    assert "add " in last_error(books)
-    assert "to FETCH_ALLOW" in last_error(books)
+    assert "add " in last_error(ledger)
+    assert "to FETCH_ALLOW" in last_error(ledger)
 
 
 def test_an_untrusted_certificate_ends_the_attempt_before_anything_is_sent(
-    books: Books, tmp_path: Path
+    ledger: LedgerHarness, tmp_path: Path
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate(tmp_path))
     server = ScriptedServer((answer(body=b""),), context)
     try:
         events_dispatcher = make_dispatcher(
-            books, f"https://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}"
+            ledger, f"https://127.0.0.1:{server.port}/", allow=f"127.0.0.1:{server.port}"
         )
-        books.failed()
+        ledger.failed()
         dispatch_due(events_dispatcher, rounds=1)
     finally:
         server.close()
-    assert last_error(books).startswith("127.0.0.1: TLS failed, ")
+    assert last_error(ledger).startswith("127.0.0.1: TLS failed, ")
     assert server.requests == []
 
 
-def test_a_name_is_looked_up_once_and_only_what_was_checked_is_connected_to(books: Books) -> None:
+def test_a_name_is_looked_up_once_and_only_what_was_checked_is_connected_to(
+    ledger: LedgerHarness,
+) -> None:
     answers = [["10.0.0.1"], ["93.184.216.34"]]
     connected: list[tuple[str, int]] = []
 
@@ -152,7 +154,7 @@ def test_a_name_is_looked_up_once_and_only_what_was_checked_is_connected_to(book
         connect=connect,  # type: ignore[arg-type]
     )
     transport = WebhookTransport(
-        "http://hooks.example/", HttpClient(connector), [SECRET], books.clock
+        "http://hooks.example/", HttpClient(connector), [SECRET], ledger.clock
     )
     event = Event(1, EventType.JOB_FAILED, "REF", None, 0, 0.0, {})
     for _ in range(2):

@@ -6,7 +6,7 @@ from contextlib import closing
 from functools import partial
 
 import pytest
-from ledgers import Books, opened, stored
+from ledgers import LedgerHarness, opened, stored
 from sqlalchemy import select
 from waiting import LIMIT
 
@@ -27,14 +27,14 @@ ALL = tuple(EventType)
 
 
 @pytest.fixture
-def outbox(books: Books) -> Outbox:
-    outbox = Outbox(books.database, books.clock)
+def outbox(ledger: LedgerHarness) -> Outbox:
+    outbox = Outbox(ledger.database, ledger.clock)
     outbox.register([A, B])
     return outbox
 
 
-def types(books: Books, claims: list[Claimed[EventDelivery]]) -> list[str]:
-    of = {event["id"]: str(event["type"]) for event in books.events.after(limit=10_000)}
+def types(ledger: LedgerHarness, claims: list[Claimed[EventDelivery]]) -> list[str]:
+    of = {event["id"]: str(event["type"]) for event in ledger.events.after(limit=10_000)}
     return [of[claimed.row.event] for claimed in claims]
 
 
@@ -48,40 +48,42 @@ def deliver_all(outbox: Outbox, name: str = A, kinds: tuple[EventType, ...] = AL
     return delivered
 
 
-def states(books: Books, name: str = A) -> list[str]:
+def states(ledger: LedgerHarness, name: str = A) -> list[str]:
     query = (
         select(sendings.c.state).where(sendings.c.destination == name).order_by(sendings.c.event)
     )
-    return list(books.database.read(lambda connection: connection.execute(query).scalars().all()))
+    return list(ledger.database.read(lambda connection: connection.execute(query).scalars().all()))
 
 
 # What a destination gets.
 
 
-def test_a_new_destination_gets_events_from_now_on_and_not_earlier_ones(books: Books) -> None:
-    books.archived()
-    outbox = Outbox(books.database, books.clock)
+def test_a_new_destination_gets_events_from_now_on_and_not_earlier_ones(
+    ledger: LedgerHarness,
+) -> None:
+    ledger.archived()
+    outbox = Outbox(ledger.database, ledger.clock)
     outbox.register([A])
     assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (None, [])
-    ref = books.failed("task-2")
+    ref = ledger.failed("task-2")
     assert outbox.next_due(A) == 0.0
     (claimed,) = outbox.claim(A, ALL, 10)
-    assert (claimed.row.ref, types(books, [claimed])) == (ref, ["job.failed"])
+    assert (claimed.row.ref, types(ledger, [claimed])) == (ref, ["job.failed"])
 
 
 def test_a_known_destination_keeps_its_place_when_it_is_named_again(
-    books: Books, outbox: Outbox
+    ledger: LedgerHarness, outbox: Outbox
 ) -> None:
-    books.failed()
-    Outbox(books.database, books.clock).register([A, B, A])
+    ledger.failed()
+    Outbox(ledger.database, ledger.clock).register([A, B, A])
     assert len(outbox.claim(A, ALL, 10)) == 1
 
 
 def test_each_destination_gets_each_event_once_whatever_the_other_does(
-    books: Books, outbox: Outbox
+    ledger: LedgerHarness, outbox: Outbox
 ) -> None:
-    books.archived(2)
-    delivered = [event["id"] for event in books.events.after()]
+    ledger.archived(2)
+    delivered = [event["id"] for event in ledger.events.after()]
     assert deliver_all(outbox, A) == delivered
     assert outbox.next_due(A) is None
     assert deliver_all(outbox, A) == []
@@ -89,44 +91,44 @@ def test_each_destination_gets_each_event_once_whatever_the_other_does(
 
 
 def test_only_the_wanted_types_are_delivered_and_the_others_are_not_read_again(
-    books: Books, outbox: Outbox
+    ledger: LedgerHarness, outbox: Outbox
 ) -> None:
-    books.archived()
-    books.failed("task-2")
+    ledger.archived()
+    ledger.failed("task-2")
     claims = outbox.claim(A, (EventType.JOB_FAILED,), 10)
-    assert types(books, claims) == ["job.failed"]
+    assert types(ledger, claims) == ["job.failed"]
     outbox.mark_sent(claims[0])
     assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (None, [])
 
 
 def test_more_events_than_fit_into_one_batch_are_all_delivered(
-    books: Books, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    ledger: LedgerHarness, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "BATCH", 2)
     for number in range(5):
-        books.failed(f"task-{number}")
-    assert sorted(deliver_all(outbox)) == [event["id"] for event in books.events.after()]
+        ledger.failed(f"task-{number}")
+    assert sorted(deliver_all(outbox)) == [event["id"] for event in ledger.events.after()]
 
 
-def test_what_a_rebuild_restores_is_never_delivered(books: Books, outbox: Outbox) -> None:
-    ref = books.failed()
-    event = books.database.read(
+def test_what_a_rebuild_restores_is_never_delivered(ledger: LedgerHarness, outbox: Outbox) -> None:
+    ref = ledger.failed()
+    event = ledger.database.read(
         lambda connection: connection.execute(select(events)).one()
     )._asdict()
-    job = books.database.read(
+    job = ledger.database.read(
         lambda connection: connection.exec_driver_sql("SELECT * FROM jobs").mappings().one()
     )
     for table in ("events", "deliveries", "jobs"):
-        books.execute(f"DELETE FROM {table}")  # noqa: S608 - our own word
+        ledger.execute(f"DELETE FROM {table}")  # noqa: S608 - our own word
     past = Past(
         dict(job),
         [],
         [],
         [{name: event[name] for name in ("ref", "type", "idx", "round", "created_at", "payload")}],
     )
-    books.database.write(lambda connection: restore(connection, [past]))
-    assert books.event_types(ref) == ["job.failed"]
-    assert (deliver_all(outbox), books.events.following(0)[0]) == ([], [])
+    ledger.database.write(lambda connection: restore(connection, [past]))
+    assert ledger.event_types(ref) == ["job.failed"]
+    assert (deliver_all(outbox), ledger.events.following(0)[0]) == ([], [])
     assert outbox.next_due(A) is None
 
 
@@ -134,36 +136,40 @@ def test_what_a_rebuild_restores_is_never_delivered(books: Books, outbox: Outbox
 
 
 def test_a_later_event_of_a_job_waits_until_the_earlier_one_is_delivered(
-    books: Books, outbox: Outbox
+    ledger: LedgerHarness, outbox: Outbox
 ) -> None:
-    first, second = books.archived(2, "task-1"), books.failed("task-2")
+    first, second = ledger.archived(2, "task-1"), ledger.failed("task-2")
     claims = outbox.claim(A, ALL, 10)
     assert [claimed.row.ref for claimed in claims] == [first, second]
     assert outbox.claim(A, ALL, 10) == []
     outbox.mark_sent(claims[1])
     assert outbox.claim(A, ALL, 10) == []
     outbox.mark_sent(claims[0])
-    assert types(books, outbox.claim(A, ALL, 10)) == ["asset.archived"]
+    assert types(ledger, outbox.claim(A, ALL, 10)) == ["asset.archived"]
 
 
-def test_an_event_that_fails_holds_back_its_own_job_only(books: Books, outbox: Outbox) -> None:
-    books.archived(1, "task-1")
+def test_an_event_that_fails_holds_back_its_own_job_only(
+    ledger: LedgerHarness, outbox: Outbox
+) -> None:
+    ledger.archived(1, "task-1")
     (claimed,) = outbox.claim(A, ALL, 10)
-    outbox.retry(claimed, books.clock() + 60, "no")
-    other = books.failed("task-2")
+    outbox.retry(claimed, ledger.clock() + 60, "no")
+    other = ledger.failed("task-2")
     assert [delivered.row.ref for delivered in outbox.claim(A, ALL, 10)] == [other]
-    assert outbox.next_due(A) == pytest.approx(books.clock() + 60)
-    books.clock.advance(60)
+    assert outbox.next_due(A) == pytest.approx(ledger.clock() + 60)
+    ledger.clock.advance(60)
     (again,) = outbox.claim(A, ALL, 1)
     assert (again.row.event, again.row.attempts, again.row.error) == (claimed.row.event, 2, "no")
 
 
-def test_what_was_set_aside_no_longer_holds_its_job_back(books: Books, outbox: Outbox) -> None:
-    books.archived()
+def test_what_was_set_aside_no_longer_holds_its_job_back(
+    ledger: LedgerHarness, outbox: Outbox
+) -> None:
+    ledger.archived()
     (claimed,) = outbox.claim(A, ALL, 10)
     outbox.set_aside(claimed, "never")
-    assert types(books, outbox.claim(A, ALL, 10)) == ["job.archived"]
-    assert [(row.event, row.error) for row in books.events.set_aside()] == [
+    assert types(ledger, outbox.claim(A, ALL, 10)) == ["job.archived"]
+    assert [(row.event, row.error) for row in ledger.events.set_aside()] == [
         (claimed.row.event, "never")
     ]
 
@@ -171,10 +177,10 @@ def test_what_was_set_aside_no_longer_holds_its_job_back(books: Books, outbox: O
 def test_events_delivered_while_new_ones_are_queued_leave_none_that_never_becomes_due(
     ledger_url: str,
 ) -> None:
-    with opened(ledger_url) as books, closing(open_database(ledger_url)) as other:
-        outbox, second = Outbox(books.database, books.clock), Outbox(other, books.clock)
+    with opened(ledger_url) as ledger, closing(open_database(ledger_url)) as other:
+        outbox, second = Outbox(ledger.database, ledger.clock), Outbox(other, ledger.clock)
         outbox.register([A])
-        ref = books.archiving(12)
+        ref = ledger.archiving(12)
         delivered: list[int] = []
 
         def deliver() -> None:
@@ -185,20 +191,20 @@ def test_events_delivered_while_new_ones_are_queued_leave_none_that_never_become
 
         thread = threading.Thread(target=deliver)
         thread.start()
-        for claimed in books.assets.claim(12):
-            books.assets.finish(claimed, stored(claimed))
+        for claimed in ledger.assets.claim(12):
+            ledger.assets.finish(claimed, stored(claimed))
         thread.join(LIMIT)
         assert not thread.is_alive(), f"stuck after {delivered}"
-        assert delivered == [event["id"] for event in books.events.after() if event["ref"] == ref]
+        assert delivered == [event["id"] for event in ledger.events.after() if event["ref"] == ref]
 
 
 # Claims.
 
 
-def test_a_lost_claim_changes_nothing(books: Books, outbox: Outbox) -> None:
-    books.failed()
+def test_a_lost_claim_changes_nothing(ledger: LedgerHarness, outbox: Outbox) -> None:
+    ledger.failed()
     (claimed,) = outbox.claim(A, ALL, 1)
-    books.clock.advance(61)
+    ledger.clock.advance(61)
     (again,) = outbox.claim(A, ALL, 1)
     assert again.row.attempts == 2
     late: list[Callable[[], None]] = [
@@ -210,30 +216,30 @@ def test_a_lost_claim_changes_nothing(books: Books, outbox: Outbox) -> None:
         with pytest.raises(ClaimLostError):
             word()
     outbox.mark_sent(again)
-    assert states(books) == ["sent"]
+    assert states(ledger) == ["sent"]
 
 
 def test_leases_of_sendings_are_renewed_handed_back_and_taken_over_like_all_others(
-    books: Books, outbox: Outbox
+    ledger: LedgerHarness, outbox: Outbox
 ) -> None:
-    books.failed()
+    ledger.failed()
     (claimed,) = outbox.claim(A, ALL, 1)
-    books.clock.advance(50)
-    books.claims.renew([claimed])
-    books.clock.advance(50)
+    ledger.clock.advance(50)
+    ledger.claims.renew([claimed])
+    ledger.clock.advance(50)
     assert outbox.claim(A, ALL, 1) == []
-    books.claims.release([claimed])
+    ledger.claims.release([claimed])
     assert len(outbox.claim(A, ALL, 1)) == 1
-    assert books.claims.take_over() == 1
+    assert ledger.claims.take_over() == 1
     assert len(outbox.claim(A, ALL, 1)) == 1
 
 
 def test_two_processes_claim_no_event_twice(ledger_url: str) -> None:
-    with opened(ledger_url) as books, closing(open_database(ledger_url)) as other:
-        boxes = [Outbox(books.database, books.clock), Outbox(other, books.clock)]
+    with opened(ledger_url) as ledger, closing(open_database(ledger_url)) as other:
+        boxes = [Outbox(ledger.database, ledger.clock), Outbox(other, ledger.clock)]
         boxes[0].register([A])
         for number in range(30):
-            books.failed(f"task-{number}")
+            ledger.failed(f"task-{number}")
         claimed: list[int] = []
 
         def take(box: Outbox) -> None:
@@ -245,96 +251,98 @@ def test_two_processes_claim_no_event_twice(ledger_url: str) -> None:
             thread.start()
         for thread in threads:
             thread.join(LIMIT)
-        assert sorted(claimed) == [event["id"] for event in books.events.after()]
+        assert sorted(claimed) == [event["id"] for event in ledger.events.after()]
 
 
 # Afterwards.
 
 
 def test_what_was_delivered_is_pruned_after_a_week_and_what_was_set_aside_after_three_months(
-    books: Books, outbox: Outbox
+    ledger: LedgerHarness, outbox: Outbox
 ) -> None:
-    books.failed("task-1")
-    books.failed("task-2")
+    ledger.failed("task-1")
+    ledger.failed("task-2")
     first, second = outbox.claim(A, ALL, 10)
     outbox.mark_sent(first)
     outbox.set_aside(second, "never")
-    books.clock.advance(KEPT - 1)
+    ledger.clock.advance(KEPT - 1)
     assert outbox.prune() == 0
-    books.clock.advance(2)
-    assert (outbox.prune(), states(books)) == (1, ["set_aside"])
-    books.clock.advance(KEPT_ASIDE)
-    assert (outbox.prune(), states(books)) == (1, [])
-    assert len(books.events.after()) == 2
+    ledger.clock.advance(2)
+    assert (outbox.prune(), states(ledger)) == (1, ["set_aside"])
+    ledger.clock.advance(KEPT_ASIDE)
+    assert (outbox.prune(), states(ledger)) == (1, [])
+    assert len(ledger.events.after()) == 2
 
 
 def test_what_was_set_aside_is_sent_again_on_request_and_before_what_waits_of_its_job(
-    books: Books, outbox: Outbox
+    ledger: LedgerHarness, outbox: Outbox
 ) -> None:
-    books.archived()
+    ledger.archived()
     (first,) = outbox.claim(A, ALL, 10)
     outbox.set_aside(first, "never")
-    books.clock.advance(100)
+    ledger.clock.advance(100)
     assert outbox.resend(first.row.event) == 1
     (again,) = outbox.claim(A, ALL, 10)
     assert (again.row.event, again.row.attempts, again.row.since) == (
         first.row.event,
         1,
-        books.clock(),
+        ledger.clock(),
     )
     outbox.mark_sent(again)
-    assert types(books, outbox.claim(A, ALL, 10)) == ["job.archived"]
+    assert types(ledger, outbox.claim(A, ALL, 10)) == ["job.archived"]
 
 
 def test_what_was_set_aside_can_be_dismissed_and_nothing_else_changes(
-    books: Books, outbox: Outbox
+    ledger: LedgerHarness, outbox: Outbox
 ) -> None:
-    books.archived()
+    ledger.archived()
     (first,) = outbox.claim(A, ALL, 10)
     with pytest.raises(ReceiverError, match="is not set aside"):
         outbox.dismiss(first.row.event)
     outbox.set_aside(first, "never")
     assert outbox.dismiss(first.row.event) == 1
-    assert states(books) == ["pending"]
-    assert books.events.set_aside() == []
+    assert states(ledger) == ["pending"]
+    assert ledger.events.set_aside() == []
     for act in (outbox.dismiss, outbox.resend):
         with pytest.raises(ReceiverError, match="is not set aside"):
             act(first.row.event)
-    assert types(books, outbox.claim(A, ALL, 10)) == ["job.archived"]
-    assert len(books.events.after()) == 2
+    assert types(ledger, outbox.claim(A, ALL, 10)) == ["job.archived"]
+    assert len(ledger.events.after()) == 2
 
 
-def test_nothing_is_sent_again_that_was_not_set_aside(books: Books, outbox: Outbox) -> None:
-    books.failed()
+def test_nothing_is_sent_again_that_was_not_set_aside(
+    ledger: LedgerHarness, outbox: Outbox
+) -> None:
+    ledger.failed()
     (claimed,) = outbox.claim(A, ALL, 10)
     with pytest.raises(ReceiverError, match="`receiver events` lists those"):
         outbox.resend(claimed.row.event)
 
 
 def test_the_standing_says_what_waits_since_when_and_what_was_set_aside(
-    books: Books, outbox: Outbox
+    ledger: LedgerHarness, outbox: Outbox
 ) -> None:
-    began = books.clock()
-    books.failed("task-1")
-    books.archived(1, "task-2")
+    began = ledger.clock()
+    ledger.failed("task-1")
+    ledger.archived(1, "task-2")
     outbox.set_aside(outbox.claim(A, ALL, 1)[0], "never")
-    books.clock.advance(10)
-    a, b = books.events.destinations()
+    ledger.clock.advance(10)
+    a, b = ledger.events.destinations()
     assert (a.destination, a.not_handed, a.waiting, a.due_since, a.set_aside) == (A, 0, 2, began, 1)
     assert (b.destination, b.not_handed, b.waiting, b.set_aside) == (B, 3, 0, 0)
 
 
 def test_a_destination_is_deleted_with_its_deliveries_and_no_other_is_affected(
-    books: Books, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    ledger: LedgerHarness, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox_module, "BATCH", 2)
-    books.archived(3)
+    ledger.archived(3)
     (claimed,) = outbox.claim(A, ALL, 10)
     delivered = deliver_all(outbox, B)
-    books.failed("task-2")
+    ledger.failed("task-2")
     outbox.forget(A)
-    assert [row.destination for row in books.events.destinations()] == [B]
-    assert (states(books, A), states(books, B)) == ([], ["sent"] * len(delivered))
+    assert [row.destination for row in ledger.events.destinations()] == [B]
+    assert (states(ledger, A), states(ledger, B)) == ([], ["sent"] * len(delivered))
     assert (outbox.next_due(A), outbox.claim(A, ALL, 10)) == (
         None,
         [],
@@ -346,14 +354,14 @@ def test_a_destination_is_deleted_with_its_deliveries_and_no_other_is_affected(
 
 
 def test_forgetting_that_is_stopped_half_way_leaves_no_event_that_waits_for_one_that_is_gone(
-    books: Books, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    ledger: LedgerHarness, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    books.archived(3)
+    ledger.archived(3)
     (claimed,) = outbox.claim(A, ALL, 10)
     monkeypatch.setattr(outbox_module, "BATCH", 2)
-    assert not books.database.write(partial(outbox_module._delete_some, name=A))
+    assert not ledger.database.write(partial(outbox_module._delete_some, name=A))
     outbox.mark_sent(claimed)
-    assert [len(deliver_all(outbox)), states(books)] == [1, ["sent"] * 2]
+    assert [len(deliver_all(outbox)), states(ledger)] == [1, ["sent"] * 2]
 
 
 def test_an_unknown_destination_is_not_deleted(outbox: Outbox) -> None:
@@ -365,12 +373,12 @@ def test_an_unknown_destination_is_not_deleted(outbox: Outbox) -> None:
 
 
 def test_following_continues_after_the_last_event_read_even_if_none_was_wanted(
-    books: Books,
+    ledger: LedgerHarness,
 ) -> None:
-    books.archived()
-    found, upto = books.events.following(0, [EventType.JOB_FAILED])
-    assert (found, upto) == ([], books.events.newest())
-    books.failed("task-2")
-    (row,) = books.events.following(upto)[0]
-    assert (row.type, row.id) == ("job.failed", books.events.newest())
-    assert books.events.following(row.id) == ([], row.id)
+    ledger.archived()
+    found, upto = ledger.events.following(0, [EventType.JOB_FAILED])
+    assert (found, upto) == ([], ledger.events.newest())
+    ledger.failed("task-2")
+    (row,) = ledger.events.following(upto)[0]
+    assert (row.type, row.id) == ("job.failed", ledger.events.newest())
+    assert ledger.events.following(row.id) == ([], row.id)

@@ -6,7 +6,7 @@ import pytest
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import Books
+from ledgers import LedgerHarness
 from sqlalchemy import Connection, delete, select
 
 from receiver.errors import ClaimLostError
@@ -40,16 +40,16 @@ HAPPENINGS = st.lists(
 class RandomRound:
     """One destination with some jobs, and our own record of what was delivered, in which order."""
 
-    def __init__(self, books: Books) -> None:
-        books.database.write(
+    def __init__(self, ledger: LedgerHarness) -> None:
+        ledger.database.write(
             lambda connection: [
                 connection.execute(delete(table)) for table in reversed(metadata.sorted_tables)
             ]
         )
-        self.books = books
-        self.outbox = Outbox(books.database, books.clock)
+        self.ledger = ledger
+        self.outbox = Outbox(ledger.database, ledger.clock)
         self.outbox.register([TO])
-        self.refs = [books.submitting() for _ in range(JOBS)]
+        self.refs = [ledger.submitting() for _ in range(JOBS)]
         self.happened = 0
         self.held: list[Claimed[EventDelivery]] = []
         self.delivered: defaultdict[str, list[int]] = defaultdict(list)
@@ -59,15 +59,15 @@ class RandomRound:
         """Let one thing happen."""
         if what == "happens":
             self.happened += 1
-            self.books.database.write(lambda connection: self._emit(connection, self.refs[which]))
+            self.ledger.database.write(lambda connection: self._emit(connection, self.refs[which]))
         elif what == "claim":
             self.held += self.outbox.claim(TO, tuple(EventType), which + 1)
         elif what == "lease ends":
-            self.books.clock.advance(LEASE + 1)
+            self.ledger.clock.advance(LEASE + 1)
         elif what == "worker dies":
-            self.books.claims.take_over()
+            self.ledger.claims.take_over()
         elif what == "sent again":
-            for row in self.books.events.set_aside()[:1]:
+            for row in self.ledger.events.set_aside()[:1]:
                 self.sent_again = True
                 self.outbox.resend(row.event)
         elif self.held:
@@ -77,7 +77,7 @@ class RandomRound:
         job = find_job(connection, ref, locked=True)
         assert job is not None
         event = NewEvent(EventType.ASSET_ARCHIVED, {"ref": ref}, self.happened)
-        write_events(connection, job, self.books.clock(), [event])
+        write_events(connection, job, self.ledger.clock(), [event])
 
     def _end(self, what: str, claimed: Claimed[EventDelivery]) -> None:
         try:
@@ -85,7 +85,7 @@ class RandomRound:
                 self.outbox.mark_sent(claimed)
                 self.delivered[claimed.row.ref].append(claimed.row.event)
             elif what == "failed":
-                self.outbox.retry(claimed, self.books.clock() + 5, "no")
+                self.outbox.retry(claimed, self.ledger.clock() + 5, "no")
             else:
                 self.outbox.set_aside(claimed, "never")
         except ClaimLostError:
@@ -99,7 +99,7 @@ class RandomRound:
             .order_by(sendings.c.event)
         )
         of: defaultdict[str, list[bool]] = defaultdict(list)
-        for row in self.books.database.read(lambda connection: connection.execute(pending).all()):
+        for row in self.ledger.database.read(lambda connection: connection.execute(pending).all()):
             of[row.ref].append(row.due_at is not None)
         for due in of.values():
             assert due[0]
@@ -108,7 +108,7 @@ class RandomRound:
     def drain(self) -> None:
         """Tell everything that is left."""
         for _ in range(100):
-            self.books.clock.advance(LEASE + 10)
+            self.ledger.clock.advance(LEASE + 10)
             if (
                 not (claims := self.outbox.claim(TO, tuple(EventType), 50))
                 and self.outbox.next_due(TO) is None
@@ -122,14 +122,16 @@ class RandomRound:
 @PACE
 @given(happenings=HAPPENINGS)
 def test_every_event_comes_to_its_end_once_and_a_jobs_events_in_their_order(
-    books: Books, happenings: list[tuple[str, int]]
+    ledger: LedgerHarness, happenings: list[tuple[str, int]]
 ) -> None:
-    here = RandomRound(books)
+    here = RandomRound(ledger)
     for what, which in happenings:
         here.act(what, which)
         here.check()
     here.drain()
-    aside = [row.event for row in books.events.set_aside()]
+    aside = [row.event for row in ledger.events.set_aside()]
     delivered = [event for events in here.delivered.values() for event in events]
-    assert sorted([*delivered, *aside]) == [event["id"] for event in books.events.after(limit=1000)]
+    assert sorted([*delivered, *aside]) == [
+        event["id"] for event in ledger.events.after(limit=1000)
+    ]
     assert here.sent_again or all(events == sorted(events) for events in here.delivered.values())

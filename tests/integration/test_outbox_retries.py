@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from event_dispatching import dispatch_due, dispatcher_to, last_error, make_dispatcher
 from event_server import SECRET, EventServer
-from ledgers import Books
+from ledgers import LedgerHarness
 from waiting import LIMIT, until
 
 from receiver.errors import EventNotDeliveredError
@@ -22,14 +22,14 @@ from receiver.worker.notifier import Notifier
 
 
 def test_an_event_keeps_its_id_and_body_through_all_attempts_and_its_job_waits(
-    books: Books, event_server: EventServer
+    ledger: LedgerHarness, event_server: EventServer
 ) -> None:
     event_server.statuses = [400, 404, 410, 201]
-    events_dispatcher = dispatcher_to(event_server, books)
-    ref = books.archived()
+    events_dispatcher = dispatcher_to(event_server, ledger)
+    ref = ledger.archived()
     for _ in range(4):
         dispatch_due(events_dispatcher)
-        books.clock.advance(1.3 * RETRY_DELAYS[-1])
+        ledger.clock.advance(1.3 * RETRY_DELAYS[-1])
     dispatch_due(events_dispatcher)
     assert event_server.types(ref) == ["asset.archived"] * 4 + ["job.archived"]
     assert (
@@ -44,24 +44,24 @@ def test_an_event_keeps_its_id_and_body_through_all_attempts_and_its_job_waits(
 
 
 def test_the_pauses_grow_and_after_the_deadline_the_event_is_set_aside_and_the_next_one_sent(
-    books: Books, event_server: EventServer, monkeypatch: pytest.MonkeyPatch
+    ledger: LedgerHarness, event_server: EventServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         dispatcher, "RETRY_FOR", 5 * 3600.0
     )  # three days would only add more equal pauses
     event_server.status = 422
-    events_dispatcher, ref = dispatcher_to(event_server, books), books.archived()
-    began, pauses = books.clock(), []
+    events_dispatcher, ref = dispatcher_to(event_server, ledger), ledger.archived()
+    began, pauses = ledger.clock(), []
     while len(set(event_server.types())) == 1 or not event_server.received:
         dispatch_due(events_dispatcher, rounds=1)
         due = events_dispatcher.next_due()
         assert due is not None
-        pauses.append(due - books.clock())
-        books.clock.now = max(due, books.clock())
-    assert books.clock() - began == pytest.approx(dispatcher.RETRY_FOR, abs=1.3 * RETRY_DELAYS[0])
+        pauses.append(due - ledger.clock())
+        ledger.clock.now = max(due, ledger.clock())
+    assert ledger.clock() - began == pytest.approx(dispatcher.RETRY_FOR, abs=1.3 * RETRY_DELAYS[0])
     for pause, expected in zip(pauses, RETRY_DELAYS, strict=False):
         assert 0.75 * expected <= pause <= 1.25 * expected
-    (row,) = books.events.set_aside()
+    (row,) = ledger.events.set_aside()
     assert (row.ref, row.attempts) == (ref, event_server.types().count("asset.archived"))
     assert row.error == "127.0.0.1 answered 422"
     assert event_server.types()[-1] == "job.archived"
@@ -71,35 +71,35 @@ def test_the_pauses_grow_and_after_the_deadline_the_event_is_set_aside_and_the_n
     ("retry_after", "pause"), [("120", 120), ("999999", 3600), ("-1", 0), ("soon", 0), ("1e9", 0)]
 )
 def test_a_destination_may_ask_for_more_time_within_reason(
-    books: Books, event_server: EventServer, retry_after: str, pause: float
+    ledger: LedgerHarness, event_server: EventServer, retry_after: str, pause: float
 ) -> None:
     event_server.status, event_server.headers = 429, {"Retry-After": retry_after}
-    events_dispatcher = dispatcher_to(event_server, books)
-    books.failed()
+    events_dispatcher = dispatcher_to(event_server, ledger)
+    ledger.failed()
     dispatch_due(events_dispatcher, rounds=1)
-    assert (events_dispatcher.next_due() or 0) - books.clock() == pytest.approx(
+    assert (events_dispatcher.next_due() or 0) - ledger.clock() == pytest.approx(
         max(pause, 5.0), rel=0.25
     )
 
 
 def test_the_pauses_for_an_unreachable_destination_grow_and_it_gets_all_events_later(
-    books: Books,
+    ledger: LedgerHarness,
 ) -> None:
     transport = UnreliableTransport()
-    events_dispatcher = make_dispatcher(books, "log:")
+    events_dispatcher = make_dispatcher(ledger, "log:")
     events_dispatcher._transport = transport
-    refs = [books.failed(f"task-{number}") for number in range(30)]
+    refs = [ledger.failed(f"task-{number}") for number in range(30)]
     pauses = []
     for _ in range(10):
         for claimed in events_dispatcher.claim(1):
             events_dispatcher.send(claimed)
         due = events_dispatcher.next_due() or 0.0
-        pauses.append(due - books.clock())
-        books.clock.now = max(due, books.clock())
+        pauses.append(due - ledger.clock())
+        ledger.clock.now = max(due, ledger.clock())
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
     transport.away = False
     for _ in range(10):
-        books.clock.advance(RETRY_DELAYS[-1] * 1.3)
+        ledger.clock.advance(RETRY_DELAYS[-1] * 1.3)
         dispatch_due(events_dispatcher, rounds=4)
     assert sorted(transport.received) == sorted(refs)
 
@@ -123,12 +123,12 @@ class UnreliableTransport:
 
 
 def test_a_slow_destination_delays_neither_another_nor_the_archiving(
-    books: Books, tmp_path: Path
+    ledger: LedgerHarness, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
         slow, quick = stack.enter_context(EventServer()), stack.enter_context(EventServer())
         slow.gate.clear()
-        dispatchers = [dispatcher_to(slow, books), dispatcher_to(quick, books)]
+        dispatchers = [dispatcher_to(slow, ledger), dispatcher_to(quick, ledger)]
         work_queues = [
             WorkQueue(
                 events_dispatcher.destination.name,
@@ -140,13 +140,13 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(
             for events_dispatcher in dispatchers
         ]
         engine = EmbeddedEngine(
-            books.claims, Notifier(tmp_path / "worker.fifo"), books.clock, poll_interval=0.02
+            ledger.claims, Notifier(tmp_path / "worker.fifo"), ledger.clock, poll_interval=0.02
         )
         thread = threading.Thread(target=engine.run, args=(work_queues,))
         thread.start()
         try:
             for number in range(12):
-                books.failed(f"task-{number}")
+                ledger.failed(f"task-{number}")
             until(lambda: len(quick.received) == 12, what="all sent to the quick one")
             assert slow.waiting == 2
             slow.gate.set()
@@ -159,10 +159,10 @@ def test_a_slow_destination_delays_neither_another_nor_the_archiving(
 
 
 def test_an_unexpected_error_of_ours_is_a_failed_attempt(
-    books: Books, event_server: EventServer, monkeypatch: pytest.MonkeyPatch
+    ledger: LedgerHarness, event_server: EventServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events_dispatcher = dispatcher_to(event_server, books)
-    books.failed()
+    events_dispatcher = dispatcher_to(event_server, ledger)
+    ledger.failed()
     monkeypatch.setattr(events_dispatcher._serializer, "body", lambda _event: 1 / 0)
     dispatch_due(events_dispatcher, rounds=1)
-    assert last_error(books) == "unexpected error in the attempt (ZeroDivisionError); see the log"
+    assert last_error(ledger) == "unexpected error in the attempt (ZeroDivisionError); see the log"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 from archiving import LIFETIME, OTHER_PNG, PNG, SIZE, ArchivingHarness, due, scripted_source
-from ledgers import Books, opened
+from ledgers import LedgerHarness, opened
 from outside_network import Script, answer, redirect
 from seaweed import S3Server
 from small_disks import files_no_larger_than
@@ -85,9 +85,9 @@ def raise_(error: BaseException) -> None:
 
 
 @pytest.fixture
-def books(sqlite_url: str) -> Iterator[Books]:
-    with opened(sqlite_url) as books:
-        yield books
+def ledger(sqlite_url: str) -> Iterator[LedgerHarness]:
+    with opened(sqlite_url) as ledger:
+        yield ledger
 
 
 @pytest.fixture
@@ -97,14 +97,14 @@ def store(tmp_path: Path) -> TroubledStore:
 
 @pytest.fixture
 def harness(
-    books: Books, store: TroubledStore, sandbox: Sandbox, tmp_path: Path
+    ledger: LedgerHarness, store: TroubledStore, sandbox: Sandbox, tmp_path: Path
 ) -> ArchivingHarness:
-    return ArchivingHarness(books, store, tmp_path, sandbox)
+    return ArchivingHarness(ledger, store, tmp_path, sandbox)
 
 
 @pytest.fixture(params=["directory", "bucket"])
 def harness_per_store(
-    request: pytest.FixtureRequest, books: Books, sandbox: Sandbox, tmp_path: Path
+    request: pytest.FixtureRequest, ledger: LedgerHarness, sandbox: Sandbox, tmp_path: Path
 ) -> Iterator[ArchivingHarness]:
     """Archive into a directory, and into a bucket of a real S3 server."""
     url = (
@@ -113,7 +113,7 @@ def harness_per_store(
         else f"s3://{request.getfixturevalue('bucket')}/pictures"
     )
     with closing(open_store(url)) as store:
-        yield ArchivingHarness(books, store, tmp_path, sandbox)
+        yield ArchivingHarness(ledger, store, tmp_path, sandbox)
 
 
 # The archive is unavailable
@@ -136,22 +136,25 @@ def outage(
 
 
 def test_while_the_archive_is_away_its_assets_wait_and_the_source_is_spared(
-    books: Books, sandbox: Sandbox, tmp_path: Path, outage: tuple[Store, Callable[[], object]]
+    ledger: LedgerHarness,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    outage: tuple[Store, Callable[[], object]],
 ) -> None:
-    harness, mend = ArchivingHarness(books, outage[0], tmp_path, sandbox), outage[1]
+    harness, mend = ArchivingHarness(ledger, outage[0], tmp_path, sandbox), outage[1]
     ref, task_id = harness.picture_made()
     for _ in range(3):
         waiting = harness.attempt()
         assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
         assert re.search("archive|bucket", waiting.error)
-        assert 0.75 <= (due(waiting) - books.clock.now) / STORE_RETRY_DELAY <= 1.25
+        assert 0.75 <= (due(waiting) - ledger.clock.now) / STORE_RETRY_DELAY <= 1.25
         assert harness.file(task_id)["gets"] == 1  # fetched once; then only the archive was tried
-        books.clock.now = due(waiting)
+        ledger.clock.now = due(waiting)
     mend()
     archived = harness.attempt()
     assert (archived.state, archived.attempts) == (AssetState.ARCHIVED, 1)
     assert harness.file(task_id)["gets"] == 2
-    assert books.event_types(ref) == ["asset.archived", "job.archived"]
+    assert ledger.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 def test_an_archive_is_probed_only_while_it_is_in_doubt(
@@ -159,7 +162,7 @@ def test_an_archive_is_probed_only_while_it_is_in_doubt(
 ) -> None:
     harness.picture_made()
     (tmp_path / "archive").write_text("a file where a directory should be")
-    harness.books.clock.now = due(harness.attempt())
+    harness.ledger.clock.now = due(harness.attempt())
     (tmp_path / "archive").unlink()
     assert (harness.attempt().state, store.checks) == (AssetState.ARCHIVED, 1)
     harness.picture_made()
@@ -171,7 +174,7 @@ def test_an_archive_that_stays_away_expires_the_asset_one_lifetime_after_its_url
 ) -> None:
     ref, _ = harness.picture_made()
     (tmp_path / "archive").write_text("a file where a directory should be")
-    harness.books.clock.advance(2 * LIFETIME - 1)
+    harness.ledger.clock.advance(2 * LIFETIME - 1)
     waiting, lost = harness.attempts()
     assert (waiting.state, lost.state) == (AssetState.PENDING, AssetState.EXPIRED)
     assert "a file stands where a directory should be" in lost.error
@@ -188,7 +191,7 @@ def test_a_full_disk_is_not_the_asset_s_fault(harness: ArchivingHarness) -> None
             waiting = harness.attempt()
         assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
         assert "cannot write to the disk: File too large" in waiting.error
-        harness.books.clock.now = due(waiting)
+        harness.ledger.clock.now = due(waiting)
         assert harness.attempt().state is AssetState.ARCHIVED
 
 
@@ -202,7 +205,7 @@ def test_a_disk_that_is_full_while_an_object_is_looked_at_is_not_the_asset_s_fau
             waiting = harness.attempt()
         assert (waiting.state, waiting.attempts) == (AssetState.PENDING, 0)
         assert "File too large" in waiting.error
-        harness.books.clock.now = due(waiting)
+        harness.ledger.clock.now = due(waiting)
         assert harness.attempt().size == 3_000_000
 
 
@@ -217,7 +220,7 @@ def test_a_scratch_folder_that_cannot_be_used_is_not_the_asset_s_fault(
     assert "Not a directory" in waiting.error
     harness.scratch.unlink()
     harness.scratch.mkdir()
-    harness.books.clock.now = due(waiting)
+    harness.ledger.clock.now = due(waiting)
     assert harness.attempt().state is AssetState.ARCHIVED
 
 
@@ -230,7 +233,7 @@ def test_a_mistake_of_ours_does_not_keep_an_asset_for_ever(
     assert (broken.state, broken.attempts, broken.claim) == (AssetState.PENDING, 1, None)
     assert "ZeroDivisionError" in broken.error
     assert "hunter2" not in broken.error
-    harness.books.clock.advance(LIFETIME)
+    harness.ledger.clock.advance(LIFETIME)
     assert harness.attempt().state is AssetState.EXPIRED
 
 
@@ -252,15 +255,15 @@ def test_a_claim_lost_under_way_changes_nothing(harness: ArchivingHarness, scrip
     seen: list[object] = []
 
     def lose_the_claim(connection: Any) -> None:
-        harness.books.clock.advance(LEASE + 1)
+        harness.ledger.clock.advance(LEASE + 1)
         harness.claim()
-        seen.append(harness.books.everything())
+        seen.append(harness.ledger.everything())
         script(connection)
 
     with scripted_source(lose_the_claim) as server:
         harness.announce(server)
         harness.archiver.archive(harness.claim())
-    assert seen == [harness.books.everything()]
+    assert seen == [harness.ledger.everything()]
     assert list(harness.scratch.iterdir()) == []
 
 
@@ -272,10 +275,10 @@ def test_what_a_killed_worker_put_is_found_and_finished(
     with pytest.raises(SystemExit):
         harness.attempt()
     store.after = bool
-    assert harness.books.claims.take_over() == 1
+    assert harness.ledger.claims.take_over() == 1
     asset = harness.attempt()
     assert (asset.state, asset.sha256) == (AssetState.ARCHIVED, harness.file(task_id)["sha256"])
-    assert harness.books.event_types(ref) == ["asset.archived"]
+    assert harness.ledger.event_types(ref) == ["asset.archived"]
 
 
 def test_other_bytes_that_stand_under_the_key_already_are_taken_as_they_are(
@@ -295,20 +298,20 @@ def test_other_bytes_that_stand_under_the_key_already_are_taken_as_they_are(
 
 
 def test_a_ledger_away_at_the_finish_is_no_attempt_that_failed(
-    books: Books, store: TroubledStore, sandbox: Sandbox, tmp_path: Path
+    ledger: LedgerHarness, store: TroubledStore, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    database = FlickeringDatabase(books.database)
-    harness = ArchivingHarness(Books(database, books.clock), store, tmp_path, sandbox)
+    database = FlickeringDatabase(ledger.database)
+    harness = ArchivingHarness(LedgerHarness(database, ledger.clock), store, tmp_path, sandbox)
     ref, _ = harness.picture_made()
     store.after = lambda: setattr(database, "away", True)
-    books.clock.advance(
+    ledger.clock.advance(
         LIFETIME + 1
     )  # the last attempt: ending the asset now would lose the object that is already in the archive
     with pytest.raises(LedgerError):
         harness.attempt()
-    assert books.pending(ref) == [0]
+    assert ledger.pending(ref) == [0]
     store.after = bool
-    books.clock.advance(LEASE)
+    ledger.clock.advance(LEASE)
     assert harness.attempt().state is AssetState.ARCHIVED
 
 
@@ -335,9 +338,9 @@ def test_an_asset_is_archived(harness_per_store: ArchivingHarness) -> None:
         None,
         None,
     )
-    assert asset.finished_at == harness_per_store.books.clock.now
+    assert asset.finished_at == harness_per_store.ledger.clock.now
     assert hashlib.sha256(harness_per_store.stored(key)).hexdigest() == made["sha256"]
-    event, end = harness_per_store.books.events.after()
+    event, end = harness_per_store.ledger.events.after()
     assert (event["type"], event["idx"], json.loads(event["payload"])) == (
         "asset.archived",
         0,

@@ -25,8 +25,8 @@ from submitter.sandbox import Sandbox
 
 @pytest.fixture
 def harness(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[ArchivingHarness]:
-    with opened(sqlite_url) as books:
-        yield ArchivingHarness(books, DirectoryStore(tmp_path / "archive"), tmp_path, sandbox)
+    with opened(sqlite_url) as ledger:
+        yield ArchivingHarness(ledger, DirectoryStore(tmp_path / "archive"), tmp_path, sandbox)
 
 
 # Faults of the source
@@ -60,7 +60,7 @@ def test_a_source_that_fails_once_is_asked_again_a_second_later(
         == harness.file(task_id)["sha256"]
         == hashlib.sha256(harness.stored(archived.key)).hexdigest()
     )
-    assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
+    assert harness.ledger.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_a_source_that_never_serves_a_picture_fails_the_asset_within_minutes(
         AssetState.FAILED
     ]
     assert message in tried[-1].error
-    assert 60 < harness.books.clock.now - tried[-1].announced_at < 300
-    assert harness.books.event_types(ref) == []
+    assert 60 < harness.ledger.clock.now - tried[-1].announced_at < 300
+    assert harness.ledger.event_types(ref) == []
     assert harness.job_due_now(ref)
 
 
@@ -116,10 +116,10 @@ def test_a_url_that_is_not_there_again_and_again_is_taken_for_dead_and_a_fresh_o
         dead = harness.attempt()
         assert "answered 403" in dead.error
         assert not harness.job_due_now(ref)  # it may still come
-        harness.books.clock.now = due(dead)
+        harness.ledger.clock.now = due(dead)
     dead = harness.attempt()
     assert harness.job_due_now(ref)
-    assert harness.books.deliver(ref, harness.result(task_id), Source.POLL) is Decision.REFRESHED
+    assert harness.ledger.deliver(ref, harness.result(task_id), Source.POLL) is Decision.REFRESHED
     archived = harness.attempt()
     assert (archived.state, archived.sha256) == (
         AssetState.ARCHIVED,
@@ -132,7 +132,7 @@ def test_a_source_that_is_only_broken_is_not_taken_for_dead(harness: ArchivingHa
     ref, _ = harness.picture_made(mode="error", times=5)
     for _ in harness.attempts():
         assert not harness.job_due_now(ref)
-    assert harness.books.job(ref).state is JobState.ARCHIVED
+    assert harness.ledger.job(ref).state is JobState.ARCHIVED
 
 
 @pytest.mark.parametrize(
@@ -209,16 +209,16 @@ def test_the_last_chance_is_at_the_url_s_end_and_its_loss_is_explained(
     harness: ArchivingHarness, file: dict[str, Any], message: str
 ) -> None:
     ref, _ = harness.picture_made(**file)
-    harness.books.clock.advance(LIFETIME - 10)
+    harness.ledger.clock.advance(LIFETIME - 10)
     *tried, last, lost = harness.attempts()
     assert len(tried) >= ATTEMPTS_BEFORE_REFRESH
-    assert due(last) == last.expires_at == harness.books.clock.now
+    assert due(last) == last.expires_at == harness.ledger.clock.now
     assert lost.state is AssetState.EXPIRED
     assert re.search(
         rf"URL lived.*until 2027-01-15T10:00:00.000Z.*{lost.attempts} attempts.*{message}",
         lost.error,
     )
-    assert harness.books.event_types(ref) == []
+    assert harness.ledger.event_types(ref) == []
     assert harness.job_due_now(ref)
 
 
@@ -226,10 +226,10 @@ def test_who_comes_after_the_url_s_end_asks_for_a_fresh_one_before_giving_up(
     harness: ArchivingHarness,
 ) -> None:
     ref, task_id = harness.picture_made(mode="expired")
-    harness.books.clock.advance(LIFETIME + 3600)  # no worker was running
+    harness.ledger.clock.advance(LIFETIME + 3600)  # no worker was running
     late = harness.attempt()
     assert (late.state, harness.job_due_now(ref)) == (AssetState.PENDING, True)
-    harness.books.deliver(ref, harness.result(task_id), Source.POLL)
+    harness.ledger.deliver(ref, harness.result(task_id), Source.POLL)
     assert harness.attempt().state is AssetState.ARCHIVED
 
 
@@ -237,7 +237,7 @@ def test_who_comes_after_the_url_s_end_and_gets_no_fresh_one_gives_up_soon(
     harness: ArchivingHarness,
 ) -> None:
     harness.picture_made(mode="expired", times=0)
-    harness.books.clock.advance(LIFETIME + 3600)
+    harness.ledger.clock.advance(LIFETIME + 3600)
     tried = list(harness.attempts())
     assert [asset.state for asset in tried] == [AssetState.PENDING] * (
         ATTEMPTS_BEFORE_REFRESH - 1

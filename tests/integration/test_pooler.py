@@ -128,13 +128,13 @@ def test_with_the_pages_settings_limits_notifications_and_locks_work(
 ) -> None:
     with pgbouncer(role, *CONFIGURATION.splitlines()) as url:
         assert jobs(tmp_path, url).status == 0
-        with opened(url) as books, opened(url) as other:
-            assert isinstance(books.database, PostgresDatabase)
-            books.database.hold_lock(7)
+        with opened(url) as ledger, opened(url) as other:
+            assert isinstance(ledger.database, PostgresDatabase)
+            ledger.database.hold_lock(7)
             limit = text("SHOW statement_timeout")
-            assert books.database.read(lambda one: one.execute(limit).scalar()) == "1min"
+            assert ledger.database.read(lambda one: one.execute(limit).scalar()) == "1min"
             assert other.database.read(lambda one: liveness.is_alive(one, 7))
-            harness = DistributedHarness(books, tmp_path, url)
+            harness = DistributedHarness(ledger, tmp_path, url)
             with at_work(harness.engine(), harness.queue()):
                 harness.add_jobs()
                 until(harness.archived, what="the first, by which the engine listens")

@@ -134,22 +134,22 @@ def test_threads_may_notify_while_it_stops() -> None:
 
 def test_the_engine_works_without_any_notification_by_polling(mortal_url: str) -> None:
     schema.migrate(mortal_url)
-    with opened(mortal_url) as books:
+    with opened(mortal_url) as ledger:
 
         def archive(claimed: Claimed[Asset]) -> None:
-            books.assets.finish(claimed, stored(claimed))
+            ledger.assets.finish(claimed, stored(claimed))
 
         queue = WorkQueue(
             "assets",
             2,
             lambda: None,
-            books.assets.claim,
+            ledger.assets.claim,
             archive,
         )
         silent = PostgresNotifier("host=/nonexistent", NoWatch())
         engine = EmbeddedEngine(
-            books.claims, silent, books.clock, poll_interval=0.05, claim_first=True
+            ledger.claims, silent, ledger.clock, poll_interval=0.05, claim_first=True
         )
         with at_work(engine, queue):
-            ref = books.archiving(1)
-            until(lambda: books.assets_of(ref)[0].state == "archived", what="the asset")
+            ref = ledger.archiving(1)
+            until(lambda: ledger.assets_of(ref)[0].state == "archived", what="the asset")

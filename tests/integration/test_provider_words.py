@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from ledgers import BASE_URL, Books, failed
+from ledgers import BASE_URL, LedgerHarness, failed
 from submitting import grsai_client
 from waiting import LIMIT
 
@@ -80,26 +80,28 @@ def test_an_answer_about_a_task_that_quotes_our_key_is_redacted() -> None:
     assert KEY not in str(failure.value)
 
 
-def test_a_callback_that_quotes_our_key_or_its_own_url_is_kept_without(books: Books) -> None:
+def test_a_callback_that_quotes_our_key_or_its_own_url_is_kept_without(
+    ledger: LedgerHarness,
+) -> None:
     inbox = Inbox(
-        books.database,
-        books.timing,
-        books.clock,
+        ledger.database,
+        ledger.timing,
+        ledger.clock,
         lambda: None,
         base_url=BASE_URL,
         redact=Redactor([KEY]),
     )
-    ref = books.waiting()
+    ref = ledger.waiting()
     inbox.accept(
         Delivery(
             ref, Source.CALLBACK, failed(message=f"{KEY} cannot reach /callback/{TICKET}"), 1.0
         )
     )
-    said = books.job(ref).message
+    said = ledger.job(ref).message
     assert said == f"{REPLACEMENT} cannot reach /callback/{TICKET.partition('.')[0]}.{REPLACEMENT}"
     assert all(
         KEY not in event["payload"] and TICKET not in event["payload"]
-        for event in books.events.after()
+        for event in ledger.events.after()
     )
 
 

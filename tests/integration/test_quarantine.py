@@ -9,7 +9,7 @@ import pytest
 from archives import put
 from archiving import OTHER_PNG, PNG, SIZE, ArchivingHarness, scripted_source
 from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, honest, s3_error
-from ledgers import Books, opened, succeeded
+from ledgers import LedgerHarness, opened, succeeded
 from outside_network import Script, ScriptedServer, answer, chunked
 from prometheus_client import REGISTRY
 
@@ -40,7 +40,7 @@ def broken_off(data: bytes) -> Script:
 
 @pytest.fixture(params=["directory", "bucket"])
 def harness(
-    request: pytest.FixtureRequest, books: Books, sandbox: Sandbox, tmp_path: Path
+    request: pytest.FixtureRequest, ledger: LedgerHarness, sandbox: Sandbox, tmp_path: Path
 ) -> Iterator[ArchivingHarness]:
     """Archive into a directory, and into a bucket of a real S3 server."""
     url = (
@@ -49,16 +49,16 @@ def harness(
         else f"s3://{request.getfixturevalue('bucket')}/pictures"
     )
     with closing(open_store(url)) as store:
-        yield ArchivingHarness(books, store, tmp_path, sandbox)
+        yield ArchivingHarness(ledger, store, tmp_path, sandbox)
 
 
 @pytest.fixture
 def on_disk(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[ArchivingHarness]:
     """Archive into a directory with SQLite: for what depends on neither."""
-    with opened(sqlite_url) as books:
+    with opened(sqlite_url) as ledger:
         store = DirectoryStore(tmp_path / "archive")
         store.check()
-        yield ArchivingHarness(books, store, tmp_path, sandbox)
+        yield ArchivingHarness(ledger, store, tmp_path, sandbox)
 
 
 def after(harness: ArchivingHarness, *answers: Script) -> Asset:
@@ -67,7 +67,7 @@ def after(harness: ArchivingHarness, *answers: Script) -> Asset:
         harness.announce(server)
         asset = harness.attempt()
         for _ in answers[1:]:
-            harness.books.clock.now = asset.due_at or harness.books.clock.now
+            harness.ledger.clock.now = asset.due_at or harness.ledger.clock.now
             asset = harness.attempt()
     return asset
 
@@ -97,7 +97,7 @@ def test_the_last_bad_file_is_kept_with_its_hash_size_claimed_type_and_the_reaso
     assert first.rejected.content_type == "image/png; charset=x"
     assert first.rejected.reason == first.error
     assert "PNG" in first.error
-    assert first.rejected.quarantined_at == harness.books.clock.now
+    assert first.rejected.quarantined_at == harness.ledger.clock.now
     assert first.is_acceptable
 
 
@@ -167,7 +167,7 @@ def test_a_file_that_a_killed_worker_did_not_record_can_be_accepted_when_its_ass
         ref = on_disk.announce(server)
         for number, data in [(0, HALF), (0, HALF[:99]), (1, PNG)]:
             put(on_disk.store, quarantine_key(ref, number, hashlib.sha256(data).hexdigest()), data)
-        on_disk.books.clock.now += 7200.0 + 1
+        on_disk.ledger.clock.now += 7200.0 + 1
         *_, lost = on_disk.attempts()
     assert lost.state is AssetState.EXPIRED
     assert lost.is_acceptable
@@ -188,7 +188,7 @@ def test_a_file_that_a_killed_worker_did_not_record_is_removed_when_its_asset_is
             key = quarantine_key(ref, number, hashlib.sha256(HALF).hexdigest())
             put(on_disk.store, key, HALF)
         on_disk.claim()  # by a worker that is killed
-        on_disk.books.clock.now += 61.0
+        on_disk.ledger.clock.now += 61.0
         archived = on_disk.attempt()
     assert (archived.state, archived.crashes) == (AssetState.ARCHIVED, 1)
     assert list(kept(on_disk.store)) == [key]
@@ -200,8 +200,8 @@ def test_an_operators_retry_downloads_a_file_that_came_twice_once_more(
     with scripted_source(sent(HALF), sent(HALF), sent(HALF), sent(HALF), sent(PNG)) as server:
         ref = on_disk.announce(server)
         assert [asset.attempts for asset in on_disk.attempts()] == [1, 2]
-        on_disk.books.conclude(ref, JobState.EXPIRED)
-        on_disk.books.operator.retry(ref)
+        on_disk.ledger.conclude(ref, JobState.EXPIRED)
+        on_disk.ledger.operator.retry(ref)
         assert [asset.state for asset in on_disk.attempts()] == [AssetState.FAILED]
         assert len(kept(on_disk.store)) == 1
 
@@ -221,16 +221,16 @@ def test_a_picture_whose_key_is_taken_by_something_else_is_kept(harness: Archivi
 
 def reject(harness: ArchivingHarness, server: ScriptedServer, count: int, task: str) -> list[Asset]:
     """Reject a file for each of ``count`` assets of one job; return them, the first one first."""
-    ref = harness.books.waiting(task)
+    ref = harness.ledger.waiting(task)
     urls = [f"http://127.0.0.1:{server.port}/{idx}.png" for idx in range(count)]
-    harness.books.deliver(ref, succeeded(*urls, provider_id=task))
+    harness.ledger.deliver(ref, succeeded(*urls, provider_id=task))
     order = []
     for _ in range(count):
-        harness.books.clock.advance(0.01)  # no retry is due yet
-        (claimed,) = harness.books.assets.claim(1)
+        harness.ledger.clock.advance(0.01)  # no retry is due yet
+        (claimed,) = harness.ledger.assets.claim(1)
         harness.archiver.archive(claimed)
         order.append(claimed.row.idx)
-    assets = harness.books.assets_of(ref)
+    assets = harness.ledger.assets_of(ref)
     return [assets[idx] for idx in order]
 
 
@@ -244,7 +244,7 @@ def test_the_limit_of_a_job_removes_its_own_oldest_files_and_the_limit_of_all_th
         honest = reject(harness, server, 1, "honest")
         flood = reject(harness, server, 4, "flood")
         assert [asset.quarantined_at is not None for asset in flood] == [False, False, True, True]
-        assert honest[0] == harness.books.assets_of(honest[0].ref)[0], "its file is still kept"
+        assert honest[0] == harness.ledger.assets_of(honest[0].ref)[0], "its file is still kept"
         last = reject(harness, server, 2, "last")
         assert len(kept(harness.store)) == 5
         reject(harness, server, 2, "newest")
@@ -278,22 +278,22 @@ def test_a_file_that_was_removed_while_it_came_again_does_not_count_as_kept(
     with scripted_source(sent(HALF), sent(HALF)) as server:
         ref = harness.announce(server)
         first = harness.attempt()
-        harness.books.clock.now = first.due_at or 0.0
-        (claimed,) = harness.books.assets.claim(1)
-        records = QuarantineRecords(harness.books.database)
+        harness.ledger.clock.now = first.due_at or 0.0
+        (claimed,) = harness.ledger.assets.claim(1)
+        records = QuarantineRecords(harness.ledger.database)
         (file,) = records.oldest_beside(ref, -1, 9, of_job=True)
         harness.store.delete(key_of(first, HALF))  # to make room for the file of another asset
         records.forget(file)
         harness.archiver.archive(claimed)
-    (last,) = harness.books.assets_of(ref)
+    (last,) = harness.ledger.assets_of(ref)
     assert (last.state, last.is_acceptable) == (AssetState.FAILED, False)
 
 
 def test_an_empty_picture_is_not_kept(
     on_disk: ArchivingHarness,
 ) -> None:
-    ref = on_disk.books.waiting("task")
-    on_disk.books.deliver(ref, succeeded("data:image/png;base64,", provider_id="task"))
+    ref = on_disk.ledger.waiting("task")
+    on_disk.ledger.deliver(ref, succeeded("data:image/png;base64,", provider_id="task"))
     asset = on_disk.attempt()
     assert (asset.state, asset.rejected, kept(on_disk.store)) == (AssetState.FAILED, None, {})
 
@@ -310,9 +310,9 @@ def refusing(
     sqlite_url: str, proxy: FaultProxy, bucket: str, sandbox: Sandbox, tmp_path: Path
 ) -> Iterator[ArchivingHarness]:
     """Archive into a bucket that refuses what ``refuse`` names."""
-    with opened(sqlite_url) as books, closing(open_store(f"s3://{bucket}/x")) as store:
+    with opened(sqlite_url) as ledger, closing(open_store(f"s3://{bucket}/x")) as store:
         store.check()
-        yield ArchivingHarness(books, store, tmp_path, sandbox)
+        yield ArchivingHarness(ledger, store, tmp_path, sandbox)
         proxy.rule = honest
 
 
@@ -352,10 +352,10 @@ def test_a_quarantine_that_cannot_delete_takes_no_new_file_when_it_is_full(
         (first,) = reject(refusing, server, 1, "first")
         (second,) = reject(refusing, server, 1, "second")
         assert (first.is_acceptable, second.is_acceptable) == (True, False)
-        refusing.books.clock.now = first.due_at or 0.0
-        (claimed,) = [one for one in refusing.books.assets.claim(2) if one.row.ref == first.ref]
+        refusing.ledger.clock.now = first.due_at or 0.0
+        (claimed,) = [one for one in refusing.ledger.assets.claim(2) if one.row.ref == first.ref]
         refusing.archiver.archive(claimed)
-        (archived,) = refusing.books.assets_of(first.ref)
+        (archived,) = refusing.ledger.assets_of(first.ref)
     assert archived.state is AssetState.ARCHIVED
     assert archived.quarantined_at is not None, "it is still there, and counts"
     assert list(kept(refusing.store)) == [key_of(first, HALF)]

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pytest
-from ledgers import NOW, TIMING, Books
+from ledgers import NOW, TIMING, LedgerHarness
 from sqlalchemy import Connection, Inspector, event, insert, inspect, update
 
 from receiver.errors import EventPostponedError
@@ -42,7 +42,7 @@ MANY = 3000
 
 
 @pytest.fixture
-def large_ledger(books: Books) -> Books:
+def large_ledger(ledger: LedgerHarness) -> LedgerHarness:
     """Fill a ledger: 3,000 final jobs with a delivery and an asset each, and 20 unfinished jobs."""
     texts = dict.fromkeys(("base_url", "model", "prompt"), "")
     job = {
@@ -87,11 +87,11 @@ def large_ledger(books: Books) -> Books:
         )
         connection.execute(update(destinations).values(cursor=MANY))
 
-    books.database.write(fill)
+    ledger.database.write(fill)
     for number in range(20):
-        books.archiving(1, f"task-{number}")
-    books.execute("ANALYZE")
-    return books
+        ledger.archiving(1, f"task-{number}")
+    ledger.execute("ANALYZE")
+    return ledger
 
 
 STATEMENTS: dict[str, Callable[[Connection], object]] = {
@@ -189,7 +189,9 @@ ON_POSTGRESQL: dict[str, Callable[[Connection], object]] = {
 }
 
 
-def test_no_frequent_statement_reads_a_whole_table(large_ledger: Books, ledger_url: str) -> None:
+def test_no_frequent_statement_reads_a_whole_table(
+    large_ledger: LedgerHarness, ledger_url: str
+) -> None:
     statements = STATEMENTS | (ON_POSTGRESQL if ledger_url.startswith("postgresql") else {})
     plans = {
         name: large_ledger.database.write(partial(plans_of, work=work))
@@ -199,7 +201,9 @@ def test_no_frequent_statement_reads_a_whole_table(large_ledger: Books, ledger_u
     assert {name: plan for name, plan in plans.items() if any(map(reads_a_whole_table, plan))} == {}
 
 
-def test_suspects_are_found_by_their_crashes_however_much_is_due(large_ledger: Books) -> None:
+def test_suspects_are_found_by_their_crashes_however_much_is_due(
+    large_ledger: LedgerHarness,
+) -> None:
     due = {"due_at": NOW, "finished_at": None}
     large_ledger.database.write(
         lambda connection: connection.execute(update(assets).values({**due, "state": "pending"}))
@@ -218,7 +222,7 @@ def test_suspects_are_found_by_their_crashes_however_much_is_due(large_ledger: B
         assert name in plan
 
 
-def test_deliveries_are_found_by_the_number_of_their_attempts(large_ledger: Books) -> None:
+def test_deliveries_are_found_by_the_number_of_their_attempts(large_ledger: LedgerHarness) -> None:
     plans = large_ledger.database.write(
         partial(
             plans_of,
@@ -231,7 +235,7 @@ def test_deliveries_are_found_by_the_number_of_their_attempts(large_ledger: Book
         assert any(index in plan for plan in plans)
 
 
-def test_every_foreign_key_is_looked_up_by_an_index(books: Books) -> None:
+def test_every_foreign_key_is_looked_up_by_an_index(ledger: LedgerHarness) -> None:
     # When a row is deleted, the database searches for rows that refer to it; no plan shows that.
     def unindexed(connection: Connection) -> list[str]:
         seen = inspect(connection)
@@ -242,7 +246,7 @@ def test_every_foreign_key_is_looked_up_by_an_index(books: Books) -> None:
             if not any(index[: len(columns)] == columns for index in whole_indexes(seen, table))
         ]
 
-    assert books.database.read(unindexed) == []
+    assert ledger.database.read(unindexed) == []
 
 
 def whole_indexes(seen: Inspector, table: str) -> list[Sequence[str | None]]:

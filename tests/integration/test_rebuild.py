@@ -61,7 +61,7 @@ def test_every_state_a_manifest_can_have_comes_back_as_it_was(archived_jobs: Arc
             prompt="", batch="summer", metadata={"order": 4711, "shop": "北京"}, folder="shop/a-b"
         ),
     ]
-    assert [archived_jobs.books.job(ref).state for ref in refs] == [
+    assert [archived_jobs.ledger.job(ref).state for ref in refs] == [
         "archived",
         "failed",
         "expired",
@@ -71,14 +71,14 @@ def test_every_state_a_manifest_can_have_comes_back_as_it_was(archived_jobs: Arc
     found = rebuild_ledger(archived_jobs)
     assert (found.restored, found.pictures, found.known) == (4, 5, 0)
     assert (found.problems.lines, found.unknown.lines) == ([], [])
-    after = archived_jobs.books.everything()
+    after = archived_jobs.ledger.everything()
     for kind, rows in comparable(before).items():
         assert comparable(after)[kind] == rows, kind
     assert [row["body"] for row in by_column(after, "deliveries")] == [b""] * 4
     assert {event["rebuilt"] for event in by_column(after, "events")} == {1}, (
         "or they would be sent again"
     )
-    assert archived_jobs.books.totals.audit().ok
+    assert archived_jobs.ledger.totals.audit().ok
 
 
 @pytest.mark.both_databases
@@ -89,33 +89,33 @@ def test_a_key_is_spent_again_after_a_rebuild_and_an_operator_may_retry_what_was
     archived_jobs.empty_ledger()
     rebuild_ledger(archived_jobs)
     with pytest.raises(KeyTakenError, match=f"belongs to job {lost}"):
-        archived_jobs.books.jobs.submit(
+        archived_jobs.ledger.jobs.submit(
             Submission("a fox", "m", {}, key="order-4711"), "https://provider.test"
         )
-    job = archived_jobs.books.operator.retry(lost)
-    assert (job.state, job.round, archived_jobs.books.pending(lost)) == ("archiving", 1, [1])
+    job = archived_jobs.ledger.operator.retry(lost)
+    assert (job.state, job.round, archived_jobs.ledger.pending(lost)) == ("archiving", 1, [1])
 
 
 def test_a_retried_job_comes_back_in_its_round_so_that_no_event_is_taken_for_an_earlier_one(
     directory_jobs: ArchivedJobs,
 ) -> None:
     ref = directory_jobs.job(SAFE, BAD)
-    directory_jobs.books.operator.retry(ref)
-    (claimed,) = directory_jobs.books.assets.claim(1)
-    directory_jobs.books.assets.give_up(claimed, LATE, "too late")
+    directory_jobs.ledger.operator.retry(ref)
+    (claimed,) = directory_jobs.ledger.assets.claim(1)
+    directory_jobs.ledger.assets.give_up(claimed, LATE, "too late")
     directory_jobs.conclude(ref)
     directory_jobs.empty_ledger()
     rebuild_ledger(directory_jobs)
     assert (
-        directory_jobs.books.job(ref).round,
-        directory_jobs.books.job(ref).state,
-        directory_jobs.books.job(ref).message,
+        directory_jobs.ledger.job(ref).round,
+        directory_jobs.ledger.job(ref).state,
+        directory_jobs.ledger.job(ref).message,
     ) == (
         1,
         "expired",
         "asset 1: too late",
     )
-    assert directory_jobs.books.totals.audit().ok
+    assert directory_jobs.ledger.totals.audit().ok
 
 
 @pytest.mark.both_databases
@@ -125,14 +125,14 @@ def test_a_rebuild_run_twice_changes_nothing_and_leaves_alone_what_the_ledger_ha
     first, second = archived_jobs.job(), archived_jobs.job()
     archived_jobs.empty_ledger()
     rebuild_ledger(archived_jobs)
-    archived_jobs.books.execute(
+    archived_jobs.ledger.execute(
         "UPDATE jobs SET prompt = 'changed since' WHERE ref = :ref", ref=first
     )
-    archived_jobs.books.execute("DELETE FROM events WHERE ref = :ref", ref=second)
-    before = archived_jobs.books.everything()
+    archived_jobs.ledger.execute("DELETE FROM events WHERE ref = :ref", ref=second)
+    before = archived_jobs.ledger.everything()
     found = rebuild_ledger(archived_jobs)
     assert (found.restored, found.known, found.problems.count) == (0, 2, 0)
-    assert archived_jobs.books.everything() == before
+    assert archived_jobs.ledger.everything() == before
 
 
 @pytest.mark.both_databases
@@ -141,10 +141,10 @@ def test_a_job_that_a_callback_has_adopted_meanwhile_stays_as_it_is(
 ) -> None:
     ref = directory_jobs.job()
     directory_jobs.empty_ledger()
-    directory_jobs.books.deliver(ref, b'{"id": "task-1", "status": "running"}')
+    directory_jobs.ledger.deliver(ref, b'{"id": "task-1", "status": "running"}')
     found = rebuild_ledger(directory_jobs)
     assert (found.restored, found.known) == (0, 1)
-    assert directory_jobs.books.job(ref).state is JobState.WAITING
+    assert directory_jobs.ledger.job(ref).state is JobState.WAITING
 
 
 @pytest.mark.both_databases
@@ -156,8 +156,8 @@ def test_a_job_in_flight_is_named_by_its_objects_and_nothing_is_invented(
     archived_jobs.empty_ledger()
     found = rebuild_ledger(archived_jobs)
     assert (found.restored, found.problems.count, found.unknown.lines) == (1, 0, keys)
-    assert [job.ref for job in archived_jobs.books.queries.jobs()] == [safe]
-    archived_jobs.books.deliver(
+    assert [job.ref for job in archived_jobs.ledger.queries.jobs()] == [safe]
+    archived_jobs.ledger.deliver(
         unfinished,
         b'{"id": "task-2", "status": "succeeded", "results": [{"url": "https://files.test/0.png"}]}',
     )
@@ -178,7 +178,7 @@ def test_reason_message_and_end_of_a_first_release_manifest_come_from_its_assets
     directory_jobs: ArchivedJobs,
 ) -> None:
     ref = directory_jobs.job(SAFE, BAD)
-    job = directory_jobs.books.job(ref)
+    job = directory_jobs.ledger.job(ref)
     with directory_jobs.store.open(manifest_key(ref)) as file:
         content = json.loads(file.read())
     first = {
@@ -189,13 +189,13 @@ def test_reason_message_and_end_of_a_first_release_manifest_come_from_its_assets
     directory_jobs.corrupt(manifest_key(ref), json.dumps(first).encode())
     directory_jobs.empty_ledger()
     rebuild_ledger(directory_jobs)
-    back = directory_jobs.books.job(ref)
+    back = directory_jobs.ledger.job(ref)
     assert (
         (back.state, back.reason, back.message)
         == (job.state, job.reason, job.message)
         == ("failed", "bad_asset", "asset 1: asset failed")
     )
-    assert back.finished_at == directory_jobs.books.assets_of(ref)[1].finished_at
+    assert back.finished_at == directory_jobs.ledger.assets_of(ref)[1].finished_at
 
 
 @pytest.mark.both_databases
@@ -204,10 +204,10 @@ def test_a_key_and_an_id_that_another_job_has_by_now_are_left_to_it(
 ) -> None:
     old = archived_jobs.job(key="order-4711")
     archived_jobs.empty_ledger()
-    newer = archived_jobs.books.jobs.submit(
+    newer = archived_jobs.ledger.jobs.submit(
         Submission("a fox", "m", {}, key="order-4711"), "https://provider.test"
     ).ref
-    archived_jobs.books.jobs.record_accepted(newer, "task-1")
+    archived_jobs.ledger.jobs.record_accepted(newer, "task-1")
     found = rebuild_ledger(archived_jobs)
     assert (found.restored, found.problems.count) == (1, 1)
     assert (
@@ -215,9 +215,9 @@ def test_a_key_and_an_id_that_another_job_has_by_now_are_left_to_it(
         "and its key 'order-4711'" in found.problems.lines[0]
     )
     assert (
-        archived_jobs.books.job(old).key,
-        archived_jobs.books.job(old).provider_id,
-        archived_jobs.books.job(newer).key,
+        archived_jobs.ledger.job(old).key,
+        archived_jobs.ledger.job(old).provider_id,
+        archived_jobs.ledger.job(newer).key,
     ) == (None, None, "order-4711")
 
 
@@ -228,8 +228,8 @@ def test_of_two_manifests_with_one_key_the_older_keeps_it(directory_jobs: Archiv
     directory_jobs.edit_manifest(second, key="order-0")
     found = rebuild_ledger(directory_jobs)
     assert (
-        directory_jobs.books.job(first).key,
-        directory_jobs.books.job(second).key,
+        directory_jobs.ledger.job(first).key,
+        directory_jobs.ledger.job(second).key,
         found.restored,
     ) == (
         "order-0",

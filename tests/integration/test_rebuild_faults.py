@@ -15,7 +15,7 @@ from archives import (
     write_files,
 )
 from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, s3_error
-from ledgers import Books, opened
+from ledgers import LedgerHarness, opened
 from sqlalchemy.exc import IntegrityError
 
 from receiver.archive.manifest import asset_key, manifest_key
@@ -59,7 +59,7 @@ def test_what_is_broken_is_named_and_the_other_jobs_are_restored(
     for (ref, problems), line in zip(expected.items(), found.problems.lines, strict=True):
         assert line.startswith(f"{manifest_key(ref)}: ")
         assert problems in line
-    assert [job.ref for job in archived_jobs.books.queries.jobs()] == [intact]
+    assert [job.ref for job in archived_jobs.ledger.queries.jobs()] == [intact]
 
 
 def test_a_repaired_job_is_restored_by_the_next_run(directory_jobs: ArchivedJobs) -> None:
@@ -96,7 +96,7 @@ def test_many_jobs_come_back_in_more_than_one_transaction_and_only_a_part_where_
     shown: list[int] = []
     found = rebuild_ledger(directory_jobs, shown=shown)
     assert (found.restored, found.known, shown) == (count, 1, [rebuild.FOLDERS_AT_ONCE, count])
-    assert directory_jobs.books.totals.audit().ok
+    assert directory_jobs.ledger.totals.audit().ok
 
 
 def test_a_rebuild_that_is_stopped_has_whole_jobs_only_and_goes_on_later(
@@ -113,7 +113,7 @@ def test_a_rebuild_that_is_stopped_has_whole_jobs_only_and_goes_on_later(
 
     found = rebuild_ledger(directory_jobs, stopping=stopping, shown=Stopping())
     assert found.restored == 3
-    assert directory_jobs.books.totals.audit().ok
+    assert directory_jobs.ledger.totals.audit().ok
     assert (rebuild_ledger(directory_jobs).restored, rebuild_ledger(directory_jobs).known) == (
         7,
         10,
@@ -149,26 +149,26 @@ def test_a_job_whose_rows_cannot_all_be_written_is_not_there(
     store = DirectoryStore(tmp_path / "archive")
     for _, objects in invented_jobs(2):
         write_files(tmp_path / "archive", objects)
-    with opened(sqlite_url) as books:
-        books.execute(
+    with opened(sqlite_url) as ledger:
+        ledger.execute(
             "CREATE TRIGGER last BEFORE INSERT ON events WHEN NEW.type = 'job.archived' "
             "BEGIN SELECT RAISE(ABORT, 'no'); END"
         )
         with pytest.raises(IntegrityError):
-            rebuild_ledger(ArchivedJobs(books, store))
-        assert {table: rows for table, rows in books.everything().items() if rows} == {}
-        books.execute("DROP TRIGGER last")
-        assert rebuild_ledger(ArchivedJobs(books, store)).restored == 2
+            rebuild_ledger(ArchivedJobs(ledger, store))
+        assert {table: rows for table, rows in ledger.everything().items() if rows} == {}
+        ledger.execute("DROP TRIGGER last")
+        assert rebuild_ledger(ArchivedJobs(ledger, store)).restored == 2
 
 
 # An archive that fails
 
 
 def test_an_archive_that_is_away_stops_it_and_a_manifest_that_cannot_be_read_does_not(
-    books: Books, bucket: str, proxy: FaultProxy
+    ledger: LedgerHarness, bucket: str, proxy: FaultProxy
 ) -> None:
     with closing(S3Store(bucket, "p", limits=Limits(1, 5))) as store:
-        archived_jobs = ArchivedJobs(books, store)
+        archived_jobs = ArchivedJobs(ledger, store)
         unreadable, _ = archived_jobs.job(), archived_jobs.job()
         archived_jobs.empty_ledger()
 
@@ -190,6 +190,6 @@ def test_an_archive_that_is_away_stops_it_and_a_manifest_that_cannot_be_read_doe
             rebuild_ledger(archived_jobs)
 
 
-def test_a_missing_archive_is_an_error(books: Books, tmp_path: Path) -> None:
+def test_a_missing_archive_is_an_error(ledger: LedgerHarness, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="mount it, or correct ARCHIVE_URL"):
-        rebuild_ledger(ArchivedJobs(books, DirectoryStore(tmp_path / "nowhere")))
+        rebuild_ledger(ArchivedJobs(ledger, DirectoryStore(tmp_path / "nowhere")))

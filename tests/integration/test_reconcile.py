@@ -35,7 +35,7 @@ def test_no_such_task_means_not_yet_at_first_and_gone_when_it_is_said_again_and_
     assert young[0].due_at - young[0].submitted_at <= NOT_YET
     assert (gone.state, gone.provider_id in gone.message) == (JobState.EXPIRED, True)  # type: ignore[operator] # it has an id
     assert "does not know its task" in gone.message
-    assert harness.books.event_types(ref) == ["job.expired"]
+    assert harness.ledger.event_types(ref) == ["job.expired"]
 
 
 def test_within_its_first_minute_no_task_is_gone_however_often_it_is_denied(
@@ -43,11 +43,11 @@ def test_within_its_first_minute_no_task_is_gone_however_often_it_is_denied(
 ) -> None:
     ref = harness.posted(result="gone")
     for _ in range(2 * MOST_UNKNOWN):
-        harness.books.execute(
-            "UPDATE jobs SET due_at = :now WHERE ref = :ref", now=harness.books.clock.now, ref=ref
+        harness.ledger.execute(
+            "UPDATE jobs SET due_at = :now WHERE ref = :ref", now=harness.ledger.clock.now, ref=ref
         )
         assert harness.reconcile(ref).state is JobState.WAITING
-    harness.books.clock.advance(NOT_YET + 1)
+    harness.ledger.clock.advance(NOT_YET + 1)
     assert harness.reconcile(ref).state is JobState.EXPIRED
 
 
@@ -56,7 +56,7 @@ def test_a_task_the_provider_knew_a_moment_ago_is_not_gone_when_it_is_denied_onc
 ) -> None:
     unknown = NoSuchTaskError("no such task")
     harness.asks(Provider(running(), running(), running(), unknown, succeeded()))
-    ref = harness.books.waiting()
+    ref = harness.ledger.waiting()
     assert [harness.reconcile(ref).state for _ in range(5)] == [JobState.WAITING] * 4 + [
         JobState.ARCHIVING
     ]
@@ -64,7 +64,7 @@ def test_a_task_the_provider_knew_a_moment_ago_is_not_gone_when_it_is_denied_onc
 
 def test_a_gateway_in_trouble_is_asked_again_and_again(harness: ReconcileHarness) -> None:
     ref = harness.posted(result={"mode": "gateway", "times": 4})
-    begin = harness.books.job(ref).due_at
+    begin = harness.ledger.job(ref).due_at
     assert begin is not None
     looked = [harness.reconcile(ref) for _ in range(5)]
     assert [job.state for job in looked] == [JobState.WAITING] * 4 + [JobState.ARCHIVING]
@@ -85,7 +85,7 @@ def test_a_task_under_way_is_asked_about_less_and_less_often(harness: ReconcileH
         4 * interval,
         4 * interval,
     ]
-    assert set(harness.books.verdicts(ref)) == {"progress"}
+    assert set(harness.ledger.verdicts(ref)) == {"progress"}
 
 
 @pytest.mark.parametrize(
@@ -104,29 +104,29 @@ def test_at_the_deadline_there_is_one_last_poll_and_the_end_says_what_a_person_c
 ) -> None:
     provider = Provider(answer)
     harness.asks(provider)
-    ref = harness.books.waiting()
-    harness.books.clock.advance(TIMING.job_timeout)
+    ref = harness.ledger.waiting()
+    harness.ledger.clock.advance(TIMING.job_timeout)
     job = harness.reconcile(ref)
     assert (provider.asked, job.state) == (1, JobState.EXPIRED)
     assert job.message.startswith("no result within 3600 s (")
     assert job.message.endswith(
         f"{said}); the provider knows it as task-1: `receiver retry {ref}` asks once more"
     )
-    assert harness.books.event_types(ref) == ["job.expired"]
+    assert harness.ledger.event_types(ref) == ["job.expired"]
 
 
 def test_a_result_found_by_the_last_poll_counts(harness: ReconcileHarness) -> None:
     ref = harness.posted()
-    harness.books.clock.advance(TIMING.job_timeout)
+    harness.ledger.clock.advance(TIMING.job_timeout)
     assert harness.reconcile(ref).state is JobState.ARCHIVING
 
 
 def test_a_job_whose_submit_answer_and_callback_are_lost_expires_at_its_deadline(
     harness: ReconcileHarness,
 ) -> None:
-    ref = harness.books.submitting()
+    ref = harness.ledger.submitting()
     (expired,) = harness.reconcile_until_final(ref)
-    assert harness.books.clock.now == expired.deadline_at
+    assert harness.ledger.clock.now == expired.deadline_at
     assert (expired.state, expired.provider_id) == (JobState.EXPIRED, None)
     assert "it may have been billed, look for it at the provider" in expired.message
 
@@ -135,7 +135,7 @@ def test_without_a_key_a_job_waits_for_its_callback_until_its_deadline(
     harness: ReconcileHarness,
 ) -> None:
     harness.asks(None)
-    ref = harness.books.waiting()
+    ref = harness.ledger.waiting()
     waiting, expired = harness.reconcile_until_final(ref)
     assert (waiting.state, waiting.due_at) == (JobState.WAITING, waiting.deadline_at)
     assert (expired.state, "GRSAI_API_KEY is not set" in expired.message) == (
@@ -154,14 +154,14 @@ def test_success_without_a_url_is_asked_once_more_and_then_a_failure(
         JobState.FAILED,
         Reason.NO_RESULT,
     )
-    assert harness.books.verdicts(ref) == ["empty", "ended"]
-    assert harness.books.event_types(ref) == ["job.failed"]
+    assert harness.ledger.verdicts(ref) == ["empty", "ended"]
+    assert harness.ledger.event_types(ref) == ["job.failed"]
 
 
 def test_a_callback_without_a_url_has_the_result_asked_at_once(harness: ReconcileHarness) -> None:
     ref = harness.posted()
-    harness.books.deliver(ref, succeeded("", provider_id=harness.books.job(ref).provider_id))
-    assert harness.books.job(ref).due_at == harness.books.clock.now
+    harness.ledger.deliver(ref, succeeded("", provider_id=harness.ledger.job(ref).provider_id))
+    assert harness.ledger.job(ref).due_at == harness.ledger.clock.now
     assert harness.reconcile(ref).state is JobState.ARCHIVING
 
 
@@ -200,31 +200,31 @@ def test_a_callback_that_comes_during_a_poll_decides(
     verdict: str,
     late: bool,  # noqa: FBT001 - a column of the table
 ) -> None:
-    ref = harness.books.waiting()
+    ref = harness.ledger.waiting()
 
     def answer_slowly() -> bytes:
-        harness.books.deliver(ref, succeeded(*urls(1, "callback")))
+        harness.ledger.deliver(ref, succeeded(*urls(1, "callback")))
         return answer
 
     harness.asks(Provider(answer_slowly))
-    harness.books.clock.advance(TIMING.job_timeout if late else 0)
+    harness.ledger.clock.advance(TIMING.job_timeout if late else 0)
     job = harness.reconcile(ref)
     assert (job.state, job.claim) == (JobState.ARCHIVING, None)
-    assert [asset.url for asset in harness.books.assets_of(ref)] == urls(1, "callback")
-    assert harness.books.verdicts(ref) == ["ended", verdict]
+    assert [asset.url for asset in harness.ledger.assets_of(ref)] == urls(1, "callback")
+    assert harness.ledger.verdicts(ref) == ["ended", verdict]
 
 
 def test_a_callback_that_comes_while_the_provider_cannot_be_asked_decides(
     harness: ReconcileHarness,
 ) -> None:
-    ref = harness.books.waiting()
+    ref = harness.ledger.waiting()
 
     def fail_slowly() -> bytes:
-        harness.books.deliver(ref, failed("output_moderation"))
+        harness.ledger.deliver(ref, failed("output_moderation"))
         raise ProviderUnavailableError("the gateway is down")
 
     harness.asks(Provider(fail_slowly))
-    harness.books.clock.advance(TIMING.job_timeout)
+    harness.ledger.clock.advance(TIMING.job_timeout)
     assert harness.reconcile(ref).state is JobState.FAILED
 
 
@@ -241,21 +241,21 @@ def test_a_job_near_the_end_of_its_urls_is_announced_once_in_a_round_and_fresh_u
             succeeded(*urls(2, "fresh")),
         )
     )
-    ref = harness.books.archiving(2)
-    begin = harness.books.job(ref).due_at
-    assert begin == harness.books.clock.now + 0.75 * TIMING.url_lifetime
+    ref = harness.ledger.archiving(2)
+    begin = harness.ledger.job(ref).due_at
+    assert begin == harness.ledger.clock.now + 0.75 * TIMING.url_lifetime
     assert harness.reconcile(ref).due_at == begin + TIMING.poll_interval
-    assert "job.at_risk" in harness.books.event_types(ref)
+    assert "job.at_risk" in harness.ledger.event_types(ref)
     harness.reconcile(ref)
-    assert [asset.url for asset in harness.books.assets_of(ref)] == urls(2, "first")
+    assert [asset.url for asset in harness.ledger.assets_of(ref)] == urls(2, "first")
     harness.reconcile(ref)
-    assert [(asset.url, asset.due_at) for asset in harness.books.assets_of(ref)] == [
-        (url, harness.books.clock.now) for url in urls(2, "fresh")
+    assert [(asset.url, asset.due_at) for asset in harness.ledger.assets_of(ref)] == [
+        (url, harness.ledger.clock.now) for url in urls(2, "fresh")
     ]
-    harness.books.clock.advance(TIMING.url_lifetime)
+    harness.ledger.clock.advance(TIMING.url_lifetime)
     harness.reconcile(ref)
-    assert harness.books.event_types(ref) == ["job.at_risk"]
-    (event,) = harness.books.events.after()
+    assert harness.ledger.event_types(ref) == ["job.at_risk"]
+    (event,) = harness.ledger.events.after()
     message = json.loads(event["payload"])["message"]
     assert (
         message == "2 of its pictures not archived yet, the first URL dies in 1800 s: not tried yet"
@@ -266,17 +266,17 @@ def test_an_operator_s_retry_opens_a_round_in_which_the_risk_is_announced_again(
     harness: ReconcileHarness,
 ) -> None:
     harness.asks(Provider(ProviderUnavailableError("down")))
-    ref = harness.books.archiving()
+    ref = harness.ledger.archiving()
     harness.reconcile(ref)
-    (claimed,) = harness.books.assets.claim(1)
-    harness.books.assets.give_up(claimed, AssetState.EXPIRED, "too late")
+    (claimed,) = harness.ledger.assets.claim(1)
+    harness.ledger.assets.give_up(claimed, AssetState.EXPIRED, "too late")
     assert harness.reconcile(ref).state is JobState.EXPIRED
-    harness.books.operator.retry(ref)
+    harness.ledger.operator.retry(ref)
     harness.reconcile(ref)
-    assert harness.books.event_types(ref).count("job.at_risk") == 1
-    harness.books.clock.advance(TIMING.url_lifetime)
+    assert harness.ledger.event_types(ref).count("job.at_risk") == 1
+    harness.ledger.clock.advance(TIMING.url_lifetime)
     harness.reconcile(ref)
-    assert harness.books.event_types(ref) == ["job.at_risk", "job.expired", "job.at_risk"]
+    assert harness.ledger.event_types(ref) == ["job.at_risk", "job.expired", "job.at_risk"]
 
 
 def test_a_url_that_was_dead_from_the_start_is_replaced_and_its_picture_archived(
@@ -287,12 +287,12 @@ def test_a_url_that_was_dead_from_the_start_is_replaced_and_its_picture_archived
     for _ in range(3):
         (dead,) = harness.archive(ref)
         assert dead.due_at is not None
-        harness.books.clock.now = dead.due_at
+        harness.ledger.clock.now = dead.due_at
     assert harness.reconcile(ref).state is JobState.ARCHIVING
     (asset,) = harness.archive(ref)
     assert asset.state is AssetState.ARCHIVED
-    assert harness.books.job(ref).state is JobState.ARCHIVED
-    assert harness.books.event_types(ref) == ["asset.archived", "job.archived"]
+    assert harness.ledger.job(ref).state is JobState.ARCHIVED
+    assert harness.ledger.event_types(ref) == ["asset.archived", "job.archived"]
 
 
 # A job whose callback is lost is archived nevertheless
@@ -303,25 +303,25 @@ def test_a_job_whose_callback_is_lost_is_polled_and_archived(
     harness: ReconcileHarness, api: Api
 ) -> None:
     ref = harness.posted(api, variants=2)
-    begin = harness.books.clock.now
+    begin = harness.ledger.clock.now
     assert harness.reconcile(ref).state is JobState.ARCHIVING
-    assert harness.books.clock.now == begin + TIMING.poll_after
+    assert harness.ledger.clock.now == begin + TIMING.poll_after
     assert {asset.state for asset in harness.archive(ref)} == {AssetState.ARCHIVED}
-    assert harness.books.job(ref).state is JobState.ARCHIVED
-    assert [delivery.source for delivery in harness.books.queries.deliveries(ref)] == [Source.POLL]
-    assert harness.books.event_types(ref) == ["asset.archived", "asset.archived", "job.archived"]
-    assert harness.books.totals.audit().ok
+    assert harness.ledger.job(ref).state is JobState.ARCHIVED
+    assert [delivery.source for delivery in harness.ledger.queries.deliveries(ref)] == [Source.POLL]
+    assert harness.ledger.event_types(ref) == ["asset.archived", "asset.archived", "job.archived"]
+    assert harness.ledger.totals.audit().ok
 
 
 def test_a_provider_that_only_a_later_release_knows_is_no_bug_and_the_job_waits(
     harness: ReconcileHarness,
 ) -> None:
     harness.asks(Provider(running()))
-    books, ref = harness.books, harness.books.waiting()
+    ledger, ref = harness.ledger, harness.ledger.waiting()
     later = update(jobs).where(jobs.c.ref == ref).values(provider="later")
-    books.database.write(lambda connection: connection.execute(later))
+    ledger.database.write(lambda connection: connection.execute(later))
     assert harness.reconcile(ref).state is JobState.WAITING
-    books.clock.advance(TIMING.job_timeout)
+    ledger.clock.advance(TIMING.job_timeout)
     job = harness.reconcile(ref)
     assert job.state is JobState.EXPIRED
     assert "this release does not know the provider 'later'" in job.message

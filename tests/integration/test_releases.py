@@ -88,20 +88,20 @@ def _as_the_first_release(connection: Connection, number: int) -> None:
 def test_a_ledger_of_the_first_release_keeps_every_row_and_is_worked_with(first_url: str) -> None:
     _change(first_url, lambda connection: _as_the_first_release(connection, 1))
     schema.migrate(first_url)
-    with opened(first_url) as books:
-        schema.require_current(books.database)
-        books.clock.advance(60)
-        (claimed,) = books.assets.claim(2)
+    with opened(first_url) as ledger:
+        schema.require_current(ledger.database)
+        ledger.clock.advance(60)
+        (claimed,) = ledger.assets.claim(2)
         assert (claimed.row.attempts, claimed.row.crashes) == (2, 1)
-        assert [job.state for job in books.queries.jobs()] == [JobState.ARCHIVING]
+        assert [job.state for job in ledger.queries.jobs()] == [JobState.ARCHIVING]
 
 
 def test_the_first_releases_statements_work_on_the_newest_schema(first_url: str) -> None:
     schema.migrate(first_url)
     _change(first_url, lambda connection: _as_the_first_release(connection, 2))
-    with opened(first_url) as books:
-        books.archived(2, "task-9")
-        assert books.pending(f"{2:026}") == [0]
+    with opened(first_url) as ledger:
+        ledger.archived(2, "task-9")
+        assert ledger.pending(f"{2:026}") == [0]
 
 
 def test_a_migrated_ledger_takes_jobs_of_other_providers_and_still_no_unknown_api(
@@ -113,15 +113,15 @@ def test_a_migrated_ledger_takes_jobs_of_other_providers_and_still_no_unknown_ap
     _change(first_url, lambda connection: connection.execute(api, {"api": "queue"}))
     with pytest.raises(IntegrityError, match="ck_jobs_api"):
         _change(first_url, lambda connection: connection.execute(api, {"api": "anything"}))
-    with opened(first_url) as books:
-        (job,) = books.queries.jobs()
+    with opened(first_url) as ledger:
+        (job,) = ledger.queries.jobs()
         assert (job.provider, job.api, job.poll_url) == ("fal", Api.QUEUE, None)
-        assert books.queries.deliveries(job.ref)[0].proof is None
-        assert books.queries.webhook(job.ref) is None
+        assert ledger.queries.deliveries(job.ref)[0].proof is None
+        assert ledger.queries.webhook(job.ref) is None
         asked = Submission("a fox", "m", {}, folder="shop", webhook="https://shop.test/")
-        new = books.jobs.submit(asked, "https://provider.test").ref
-        assert books.queries.webhook(new) == asked.webhook
-        assert [each.ref for each in books.job_list.page(Wanted(folder="shop")).jobs] == [new]
+        new = ledger.jobs.submit(asked, "https://provider.test").ref
+        assert ledger.queries.webhook(new) == asked.webhook
+        assert [each.ref for each in ledger.job_list.page(Wanted(folder="shop")).jobs] == [new]
 
 
 def _columns(connection: Connection) -> dict[tuple[str, str], tuple[str, bool]]:
@@ -183,10 +183,10 @@ def test_tables_of_procrastinate_that_an_earlier_release_uses_are_left_alone(
     for statement in earlier.split(";"):
         _change(first_url, partial(Connection.execute, statement=text(statement)))
     schema.migrate(first_url)
-    with opened(first_url) as books:
-        schema.require_current(books.database)
-        books.archived()
+    with opened(first_url) as ledger:
+        schema.require_current(ledger.database)
+        ledger.archived()
         kept = text("SELECT queueing_lock FROM procrastinate_jobs")
-        assert books.database.read(lambda connection: connection.execute(kept).scalar()) == (
+        assert ledger.database.read(lambda connection: connection.execute(kept).scalar()) == (
             "assets/x/0"
         )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ledgers import Books, failed, stored, succeeded, urls
+from ledgers import LedgerHarness, failed, stored, succeeded, urls
 from web_client import SUCCEEDED, web_client
 
 from receiver.errors import UnreadableError
@@ -19,22 +19,22 @@ def fail_to_read(_body: bytes) -> None:
 
 
 def test_a_report_that_we_cannot_read_is_stored_and_replayed_after_the_fix(
-    books: Books, monkeypatch: pytest.MonkeyPatch
+    ledger: LedgerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ref = books.waiting()
+    ref = ledger.waiting()
     with monkeypatch.context() as patched:
         patched.setattr(Grsai, "read_report", staticmethod(fail_to_read))
         with pytest.raises(UnreadableError, match="ZeroDivisionError") as raised:
-            books.deliver(ref, succeeded())
+            ledger.deliver(ref, succeeded())
     assert "hunter2" not in str(raised.value)
-    (stored_report,) = books.queries.deliveries(ref)
-    assert (stored_report.verdict, stored_report.body, books.job(ref).state) == (
+    (stored_report,) = ledger.queries.deliveries(ref)
+    assert (stored_report.verdict, stored_report.body, ledger.job(ref).state) == (
         "unreadable",
         succeeded(),
         JobState.WAITING,
     )
-    assert replay(books, stored_report.id) is Decision.ENDED
-    assert (books.verdicts(ref), books.pending(ref)) == (["ended"], [0])
+    assert replay(ledger, stored_report.id) is Decision.ENDED
+    assert (ledger.verdicts(ref), ledger.pending(ref)) == (["ended"], [0])
 
 
 def test_a_report_that_raises_an_error_is_answered_400_and_the_next_one_is_accepted(
@@ -51,46 +51,50 @@ def test_a_report_that_raises_an_error_is_answered_400_and_the_next_one_is_accep
         assert web.callback(other, SUCCEEDED).status_code == 200
 
 
-def replay(books: Books, number: int) -> Decision:
-    row = books.queries.delivery(number)
+def replay(ledger: LedgerHarness, number: int) -> Decision:
+    row = ledger.queries.delivery(number)
     assert row is not None
-    return books.inbox.accept(
+    return ledger.inbox.accept(
         Delivery(row.ref, Source(row.source), row.body, row.received_at), replayed=number
     )
 
 
-@pytest.mark.parametrize("end", [Books.failed, Books.expired])
+@pytest.mark.parametrize("end", [LedgerHarness.failed, LedgerHarness.expired])
 def test_a_success_that_came_too_late_is_replayed_and_reopens_its_job(
-    books: Books, end: Callable[[Books], str]
+    ledger: LedgerHarness, end: Callable[[LedgerHarness], str]
 ) -> None:
-    ref = end(books)
-    books.deliver(ref, succeeded(*urls(2)))
-    number = books.queries.deliveries(ref)[-1].id
-    assert replay(books, number) is Decision.ENDED
-    job = books.job(ref)
-    assert (job.state, job.round, books.pending(ref)) == (JobState.ARCHIVING, 1, [0, 1])
-    for claimed in books.assets.claim(2):
-        books.assets.finish(claimed, stored(claimed))
-    books.conclude(ref)
-    assert books.job(ref).state is JobState.ARCHIVED
-    assert books.totals.audit().ok
+    ref = end(ledger)
+    ledger.deliver(ref, succeeded(*urls(2)))
+    number = ledger.queries.deliveries(ref)[-1].id
+    assert replay(ledger, number) is Decision.ENDED
+    job = ledger.job(ref)
+    assert (job.state, job.round, ledger.pending(ref)) == (JobState.ARCHIVING, 1, [0, 1])
+    for claimed in ledger.assets.claim(2):
+        ledger.assets.finish(claimed, stored(claimed))
+    ledger.conclude(ref)
+    assert ledger.job(ref).state is JobState.ARCHIVED
+    assert ledger.totals.audit().ok
 
 
-def test_replaying_a_success_tries_only_the_lost_assets_of_its_job_again(books: Books) -> None:
-    ref = books.archiving(2)
-    for claimed in books.assets.claim(2):
+def test_replaying_a_success_tries_only_the_lost_assets_of_its_job_again(
+    ledger: LedgerHarness,
+) -> None:
+    ref = ledger.archiving(2)
+    for claimed in ledger.assets.claim(2):
         if claimed.row.idx:
-            books.assets.give_up(claimed, AssetState.EXPIRED, "too late")
+            ledger.assets.give_up(claimed, AssetState.EXPIRED, "too late")
         else:
-            books.assets.finish(claimed, stored(claimed))
-    books.conclude(ref, JobState.EXPIRED)
-    assert replay(books, books.queries.deliveries(ref)[0].id) is Decision.REFRESHED
-    assert (books.job(ref).state, books.pending(ref)) == (JobState.ARCHIVING, [1])
+            ledger.assets.finish(claimed, stored(claimed))
+    ledger.conclude(ref, JobState.EXPIRED)
+    assert replay(ledger, ledger.queries.deliveries(ref)[0].id) is Decision.REFRESHED
+    assert (ledger.job(ref).state, ledger.pending(ref)) == (JobState.ARCHIVING, [1])
 
 
 @pytest.mark.parametrize("body", [failed(), succeeded("")])
-def test_replaying_a_report_without_a_result_reopens_nothing(books: Books, body: bytes) -> None:
-    ref = books.expired()
-    books.deliver(ref, body)
-    replay(books, books.queries.deliveries(ref)[-1].id)
-    assert (books.job(ref).state, books.job(ref).round) == (JobState.EXPIRED, 0)
+def test_replaying_a_report_without_a_result_reopens_nothing(
+    ledger: LedgerHarness, body: bytes
+) -> None:
+    ref = ledger.expired()
+    ledger.deliver(ref, body)
+    replay(ledger, ledger.queries.deliveries(ref)[-1].id)
+    assert (ledger.job(ref).state, ledger.job(ref).round) == (JobState.EXPIRED, 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from api_jobs import change_ledger
 from commands import invoke
-from ledgers import BASE_URL, Books
+from ledgers import BASE_URL, LedgerHarness
 from processes import Finished
 from waiting import until
 from web_client import FAILED, WebClient, web_client
@@ -43,10 +43,10 @@ def age(kept: KeptSecrets) -> None:
     os.utime(kept.path, (1.0, 1.0))
 
 
-def signed_by(books: Books, signer: str | None, mode: Mode = Mode.WEBHOOK) -> str:
+def signed_by(ledger: LedgerHarness, signer: str | None, mode: Mode = Mode.WEBHOOK) -> str:
     """Submit a job whose ticket was signed with this secret."""
     submission = Submission("a fox", "gpt-image-1.5", {}, mode)
-    return books.jobs.submit(submission, BASE_URL, signer=signer).ref
+    return ledger.jobs.submit(submission, BASE_URL, signer=signer).ref
 
 
 def prints(kept: KeptSecrets) -> list[str]:
@@ -55,29 +55,29 @@ def prints(kept: KeptSecrets) -> list[str]:
 
 @pytest.mark.both_databases
 def test_an_old_secret_is_accepted_until_every_job_that_it_signed_is_over(
-    books: Books, kept: KeptSecrets
+    ledger: LedgerHarness, kept: KeptSecrets
 ) -> None:
-    rotation = Rotation(kept, books.signers, books.clock, lambda: None)
+    rotation = Rotation(kept, ledger.signers, ledger.clock, lambda: None)
     (first,) = prints(kept)
-    refs = [signed_by(books, first) for _ in range(2)]
+    refs = [signed_by(ledger, first) for _ in range(2)]
     assert rotation.rotate() == []
     age(kept)
     assert rotation.retire() == []
-    books.jobs.expire(refs[0], "no report")
+    ledger.jobs.expire(refs[0], "no report")
     assert rotation.retire() == []
-    books.deliver(refs[1], b'{"id": "t", "status": "failed"}')
+    ledger.deliver(refs[1], b'{"id": "t", "status": "failed"}')
     assert rotation.retire() == [first]
     assert len(prints(kept)) == 1
 
 
 def test_a_secret_that_was_just_replaced_is_accepted_because_a_submit_may_be_using_it(
-    books: Books, kept: KeptSecrets
+    ledger: LedgerHarness, kept: KeptSecrets
 ) -> None:
-    rotation = Rotation(kept, books.signers, books.clock, lambda: None)
+    rotation = Rotation(kept, ledger.signers, ledger.clock, lambda: None)
     rotation.rotate()
-    os.utime(kept.path, (0, books.clock() - ACCEPTED_FOR + 1))
+    os.utime(kept.path, (0, ledger.clock() - ACCEPTED_FOR + 1))
     assert rotation.retire() == []
-    books.clock.advance(2)
+    ledger.clock.advance(2)
     assert len(rotation.retire()) == 1
 
 
@@ -85,31 +85,33 @@ def test_a_secret_that_was_just_replaced_is_accepted_because_a_submit_may_be_usi
     ("signer", "mode", "removed"), [(None, Mode.WEBHOOK, 0), (None, Mode.POLL, 1)]
 )
 def test_a_job_whose_secret_is_not_known_needs_them_all_unless_it_has_no_ticket(
-    books: Books, kept: KeptSecrets, signer: str | None, mode: Mode, removed: int
+    ledger: LedgerHarness, kept: KeptSecrets, signer: str | None, mode: Mode, removed: int
 ) -> None:
-    signed_by(books, signer, mode)
-    rotation = Rotation(kept, books.signers, books.clock, lambda: None)
+    signed_by(ledger, signer, mode)
+    rotation = Rotation(kept, ledger.signers, ledger.clock, lambda: None)
     rotation.rotate()
     age(kept)
     assert len(rotation.rotate()) == removed
 
 
-def test_a_secret_that_others_know_is_dropped_at_once(books: Books, kept: KeptSecrets) -> None:
+def test_a_secret_that_others_know_is_dropped_at_once(
+    ledger: LedgerHarness, kept: KeptSecrets
+) -> None:
     (first,) = prints(kept)
-    signed_by(books, first)
-    rotation = Rotation(kept, books.signers, books.clock, lambda: None)
+    signed_by(ledger, first)
+    rotation = Rotation(kept, ledger.signers, ledger.clock, lambda: None)
     rotation.rotate()
     assert rotation.remove_old() == [first]
     assert len(prints(kept)) == 1
 
 
 def test_the_worker_removes_what_is_over(
-    books: Books, kept: KeptSecrets, monkeypatch: pytest.MonkeyPatch
+    ledger: LedgerHarness, kept: KeptSecrets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("receiver.maintenance.rotation.EVERY", 0.01)
-    Rotation(kept, books.signers, books.clock, lambda: None).rotate()
+    Rotation(kept, ledger.signers, ledger.clock, lambda: None).rotate()
     age(kept)
-    with retire_periodically(Rotation(kept, books.signers, books.clock, lambda: None)):
+    with retire_periodically(Rotation(kept, ledger.signers, ledger.clock, lambda: None)):
         until(lambda: len(kept.secrets()) == 1, what="the removal")
 
 

@@ -124,8 +124,8 @@ def test_a_ledger_that_was_moved_is_used_again_only_on_purpose(
 ) -> None:
     environ = environment(sqlite_url, tmp_path / "data")
     assert start(environ) == ""
-    with opened(sqlite_url) as books:
-        mark_moved(books.database, "postgresql://db.test/receiver", 1_800_000_000.0)
+    with opened(sqlite_url) as ledger:
+        mark_moved(ledger.database, "postgresql://db.test/receiver", 1_800_000_000.0)
     refused = run(environ, "serve", "--port", "0")
     assert refused.status == 2
     assert "was moved to postgresql://db.test/receiver (by " in refused.err
@@ -148,13 +148,13 @@ class ReadOnly:
 
 
 def test_a_full_disk_does_not_keep_a_process_from_starting(sqlite_url: str) -> None:
-    with opened(sqlite_url) as books:
+    with opened(sqlite_url) as ledger:
         shared = SharedSettings(
-            ReadOnly(books.database),  # type: ignore[arg-type]  # what is used of it
+            ReadOnly(ledger.database),  # type: ignore[arg-type]  # what is used of it
             archive="file:archive",
             fingerprints=lambda: ["abcdef"],
             secrets_are_in="CALLBACK_SECRETS:",
-            now=books.clock,
+            now=ledger.clock,
         )
         shared.require_alike()
 
@@ -165,7 +165,7 @@ def test_no_secret_is_in_the_ledger(sqlite_url: str, tmp_path: Path) -> None:
     def values(connection: Connection) -> str:
         return str(connection.exec_driver_sql("SELECT name, value FROM identity").all())
 
-    with opened(sqlite_url) as books:
-        found = books.database.read(values)
+    with opened(sqlite_url) as ledger:
+        found = ledger.database.read(values)
     assert ("callback_secrets" in found, A in found) == (True, False)
     assert {what.value for what in Shared} == {"archive", "secrets", "ledger"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from archiving import PNG
 from http_server import HttpServer
-from ledgers import NOW, TIMING, Books, failed, succeeded, urls
+from ledgers import NOW, TIMING, LedgerHarness, failed, succeeded, urls
 from reconciling import ReconcileHarness
 from submitting import grsai_client
 
@@ -38,15 +38,15 @@ GARBAGE = b'{"id":"task-1","status":"succ'
 @pytest.mark.both_databases
 @pytest.mark.parametrize("source", [Source.CALLBACK, Source.POLL, Source.STREAM])
 def test_a_repaired_report_ends_its_job_and_the_delivery_says_what_was_repaired(
-    books: Books, source: Source
+    ledger: LedgerHarness, source: Source
 ) -> None:
-    ref = books.waiting()
+    ref = ledger.waiting()
     body = gzip.compress(b"[" + succeeded().replace(b"{", b'{"a":"\xff",', 1) + b"]")
-    assert books.deliver(ref, body, source) is Decision.ENDED
-    assert books.job(ref).state is JobState.ARCHIVING
-    (entry,) = books.queries.delivery_log(ref)
+    assert ledger.deliver(ref, body, source) is Decision.ENDED
+    assert ledger.job(ref).state is JobState.ARCHIVING
+    (entry,) = ledger.queries.delivery_log(ref)
     assert entry.repaired == "compressed, not UTF-8, list of one"
-    (row,) = books.queries.deliveries(ref)
+    (row,) = ledger.queries.deliveries(ref)
     assert row.body == body
 
 
@@ -55,40 +55,40 @@ def test_a_repaired_report_ends_its_job_and_the_delivery_says_what_was_repaired(
 
 @pytest.mark.parametrize("source", [Source.CALLBACK, Source.STREAM])
 def test_after_an_unreadable_report_the_job_is_polled_at_once_and_once_an_interval(
-    books: Books, source: Source
+    ledger: LedgerHarness, source: Source
 ) -> None:
-    ref = books.waiting()
-    books.clock.advance(1)
+    ref = ledger.waiting()
+    ledger.clock.advance(1)
     for _ in range(2):
         with pytest.raises(UnreadableError):
-            books.deliver(ref, GARBAGE, source)
-    assert books.job(ref).due_at == NOW + 1
-    assert books.notified
-    (claimed,) = books.jobs.claim(1)
-    books.jobs.release(claimed, NOW + 1000)
+            ledger.deliver(ref, GARBAGE, source)
+    assert ledger.job(ref).due_at == NOW + 1
+    assert ledger.notified
+    (claimed,) = ledger.jobs.claim(1)
+    ledger.jobs.release(claimed, NOW + 1000)
     with pytest.raises(UnreadableError):
-        books.deliver(ref, GARBAGE, source)
-    assert books.job(ref).due_at == NOW + 1 + TIMING.poll_interval
-    assert books.verdicts(ref) == ["unreadable"] * 3
+        ledger.deliver(ref, GARBAGE, source)
+    assert ledger.job(ref).due_at == NOW + 1 + TIMING.poll_interval
+    assert ledger.verdicts(ref) == ["unreadable"] * 3
 
 
 def test_an_unreadable_answer_to_a_poll_is_stored_and_does_not_cause_another_poll(
-    books: Books,
+    ledger: LedgerHarness,
 ) -> None:
-    ref = books.waiting()
-    due_at = books.job(ref).due_at
+    ref = ledger.waiting()
+    due_at = ledger.job(ref).due_at
     with pytest.raises(UnreadableError):
-        books.deliver(ref, GARBAGE, Source.POLL)
-    assert (books.job(ref).due_at, books.verdicts(ref)) == (due_at, ["unreadable"])
+        ledger.deliver(ref, GARBAGE, Source.POLL)
+    assert (ledger.job(ref).due_at, ledger.verdicts(ref)) == (due_at, ["unreadable"])
 
 
-def test_an_unreadable_report_about_an_ended_job_changes_nothing(books: Books) -> None:
-    refs = [books.archived(provider_id="1"), books.failed("2"), books.expired("3")]
-    before = [books.job(ref) for ref in refs]
+def test_an_unreadable_report_about_an_ended_job_changes_nothing(ledger: LedgerHarness) -> None:
+    refs = [ledger.archived(provider_id="1"), ledger.failed("2"), ledger.expired("3")]
+    before = [ledger.job(ref) for ref in refs]
     for ref in refs:
         with pytest.raises(UnreadableError):
-            books.deliver(ref, GARBAGE)
-    assert [books.job(ref) for ref in refs] == before
+            ledger.deliver(ref, GARBAGE)
+    assert [ledger.job(ref) for ref in refs] == before
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_an_unreadable_report_about_an_ended_job_changes_nothing(books: Books) -
     ids=["plain", "list", "form", "gzip", "string", "utf-16"],
 )
 def test_another_task_in_any_wrapping_is_not_ours(
-    books: Books, wrap: Callable[[bytes], bytes]
+    ledger: LedgerHarness, wrap: Callable[[bytes], bytes]
 ) -> None:
-    ref = books.waiting()
-    assert books.deliver(ref, wrap(succeeded(provider_id="task-2"))) is Decision.OTHER_ID
-    job = books.job(ref)
-    assert (job.state, job.provider_id, books.assets_of(ref)) == (JobState.WAITING, "task-1", [])
+    ref = ledger.waiting()
+    assert ledger.deliver(ref, wrap(succeeded(provider_id="task-2"))) is Decision.OTHER_ID
+    job = ledger.job(ref)
+    assert (job.state, job.provider_id, ledger.assets_of(ref)) == (JobState.WAITING, "task-1", [])
 
 
 # A refusal that was none.
@@ -118,12 +118,12 @@ def test_another_task_in_any_wrapping_is_not_ours(
 @pytest.mark.both_databases
 @pytest.mark.parametrize("source", [Source.CALLBACK, Source.POLL, Source.STREAM])
 def test_a_success_of_a_job_that_we_took_for_refused_is_archived(
-    books: Books, source: Source
+    ledger: LedgerHarness, source: Source
 ) -> None:
-    ref = books.submitting()
-    books.jobs.record_refused(ref, "code 200")
-    assert books.deliver(ref, succeeded(), source) is Decision.ENDED
-    job = books.job(ref)
+    ref = ledger.submitting()
+    ledger.jobs.record_refused(ref, "code 200")
+    assert ledger.deliver(ref, succeeded(), source) is Decision.ENDED
+    job = ledger.job(ref)
     assert (job.state, job.reason, job.message, job.provider_id, job.round) == (
         JobState.ARCHIVING,
         None,
@@ -131,69 +131,69 @@ def test_a_success_of_a_job_that_we_took_for_refused_is_archived(
         "task-1",
         1,
     )
-    assert books.pending(ref) == [0]
-    assert books.deliver(ref, succeeded(), source) in {Decision.DUPLICATE, Decision.REFRESHED}
-    assert books.event_types(ref) == [EventType.JOB_FAILED]
-    assert books.totals.audit().ok
+    assert ledger.pending(ref) == [0]
+    assert ledger.deliver(ref, succeeded(), source) in {Decision.DUPLICATE, Decision.REFRESHED}
+    assert ledger.event_types(ref) == [EventType.JOB_FAILED]
+    assert ledger.totals.audit().ok
 
 
-def test_a_refused_job_stays_refused_whatever_else_is_reported(books: Books) -> None:
-    ref = books.submitting()
-    books.jobs.record_refused(ref, "no credits", "task-1")
+def test_a_refused_job_stays_refused_whatever_else_is_reported(ledger: LedgerHarness) -> None:
+    ref = ledger.submitting()
+    ledger.jobs.record_refused(ref, "no credits", "task-1")
     for body in (failed(), succeeded(""), succeeded(provider_id="task-2")):
-        assert books.deliver(ref, body) in {Decision.CONTRADICTION, Decision.OTHER_ID}
-    job = books.job(ref)
+        assert ledger.deliver(ref, body) in {Decision.CONTRADICTION, Decision.OTHER_ID}
+    job = ledger.job(ref)
     assert (job.state, job.reason, job.message) == (JobState.FAILED, Reason.REFUSED, "no credits")
 
 
 def test_where_callbacks_want_confirmation_a_refused_job_is_polled_before_it_is_believed(
-    books: Books,
+    ledger: LedgerHarness,
 ) -> None:
-    ref = books.submitting()
-    books.jobs.record_refused(ref, "code 200")
-    books.inbox = books.make_inbox(confirms=True)
-    assert books.deliver(ref, succeeded()) is Decision.UNCONFIRMED
-    job = books.job(ref)
+    ref = ledger.submitting()
+    ledger.jobs.record_refused(ref, "code 200")
+    ledger.inbox = ledger.make_inbox(confirms=True)
+    assert ledger.deliver(ref, succeeded()) is Decision.UNCONFIRMED
+    job = ledger.job(ref)
     assert (job.state, job.provider_id, job.due_at) == (JobState.WAITING, "task-1", NOW)
-    assert books.deliver(ref, succeeded(), Source.POLL) is Decision.ENDED
+    assert ledger.deliver(ref, succeeded(), Source.POLL) is Decision.ENDED
 
 
-def test_an_id_in_a_refusal_is_kept_unless_another_job_has_it(books: Books) -> None:
-    taken, free = books.submitting(), books.submitting()
-    books.waiting("task-1")
-    assert books.jobs.record_refused(taken, "no", "task-1").provider_id is None
-    assert books.jobs.record_refused(free, "no", "task-2").provider_id == "task-2"
+def test_an_id_in_a_refusal_is_kept_unless_another_job_has_it(ledger: LedgerHarness) -> None:
+    taken, free = ledger.submitting(), ledger.submitting()
+    ledger.waiting("task-1")
+    assert ledger.jobs.record_refused(taken, "no", "task-1").provider_id is None
+    assert ledger.jobs.record_refused(free, "no", "task-2").provider_id == "task-2"
 
 
 # Results.
 
 
 @pytest.mark.both_databases
-def test_fewer_pictures_than_requested_are_said(books: Books) -> None:
-    ref = books.jobs.submit(Submission("a fox", "m", {"variants": 4}), "https://p.test").ref
-    books.deliver(ref, succeeded(*urls(1)))
-    job = books.job(ref)
+def test_fewer_pictures_than_requested_are_said(ledger: LedgerHarness) -> None:
+    ref = ledger.jobs.submit(Submission("a fox", "m", {"variants": 4}), "https://p.test").ref
+    ledger.deliver(ref, succeeded(*urls(1)))
+    job = ledger.job(ref)
     assert (job.requested, job.missing(1), job.missing(4)) == (4, 3, 0)
     assert shortfall(job, 1) == "4 pictures were requested, the provider made 1"
     assert shortfall(job, 4) == ""
 
 
 @pytest.mark.both_databases
-def test_results_beyond_the_limit_are_reported(books: Books) -> None:
-    ref = books.waiting()
-    assert books.deliver(ref, succeeded(*urls(MAX_RESULTS + 3))) is Decision.ENDED
-    job = books.job(ref)
-    assert len(books.pending(ref)) == MAX_RESULTS
+def test_results_beyond_the_limit_are_reported(ledger: LedgerHarness) -> None:
+    ref = ledger.waiting()
+    assert ledger.deliver(ref, succeeded(*urls(MAX_RESULTS + 3))) is Decision.ENDED
+    job = ledger.job(ref)
+    assert len(ledger.pending(ref)) == MAX_RESULTS
     assert (job.left_out, job.missing(MAX_RESULTS)) == (3, 3)
     assert shortfall(job, MAX_RESULTS) == "3 more results than the 256 that a job archives"
 
 
 def test_an_archived_job_with_fewer_pictures_says_so(harness: ReconcileHarness) -> None:
     ref = harness.posted(variants=1)
-    harness.books.execute("UPDATE jobs SET requested = 2 WHERE ref = :ref", ref=ref)
+    harness.ledger.execute("UPDATE jobs SET requested = 2 WHERE ref = :ref", ref=ref)
     harness.reconcile(ref)
     harness.archive(ref)
-    job = harness.books.job(ref)
+    job = harness.ledger.job(ref)
     assert (job.state, job.message) == (
         JobState.ARCHIVED,
         "2 pictures were requested, the provider made 1",
@@ -206,19 +206,19 @@ def test_an_archived_job_with_fewer_pictures_says_so(harness: ReconcileHarness) 
 @pytest.mark.both_databases
 @pytest.mark.parametrize("source", [Source.CALLBACK, Source.POLL, Source.STREAM])
 def test_a_picture_inside_the_report_is_archived_from_it(
-    books: Books, tmp_path: Path, source: Source
+    ledger: LedgerHarness, tmp_path: Path, source: Source
 ) -> None:
-    ref = books.waiting()
+    ref = ledger.waiting()
     address = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
     results = [{"url": address}, {"url": address.replace("+", "-").replace("/", "_")[:-4000]}]
     body = json.dumps({"id": "task-1", "status": "succeeded", "results": results}).encode()
-    assert books.deliver(ref, body, source) is Decision.ENDED
-    assert [asset.url for asset in books.assets_of(ref)] == ["delivery:0", "delivery:1"]
+    assert ledger.deliver(ref, body, source) is Decision.ENDED
+    assert [asset.url for asset in ledger.assets_of(ref)] == ["delivery:0", "delivery:1"]
     fetcher = Fetcher(AddressPolicy(), max_bytes=20_000, timeout=1)
-    archiver = books.archiver(fetcher, DirectoryStore(tmp_path / "archive"), tmp_path)
-    for claimed in books.assets.claim(2):
+    archiver = ledger.archiver(fetcher, DirectoryStore(tmp_path / "archive"), tmp_path)
+    for claimed in ledger.assets.claim(2):
         archiver.archive(claimed)
-    whole, broken = books.assets_of(ref)
+    whole, broken = ledger.assets_of(ref)
     assert (whole.state, whole.size) == (AssetState.ARCHIVED, len(PNG))
     assert broken.state is AssetState.FAILED
 

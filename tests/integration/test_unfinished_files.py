@@ -24,8 +24,8 @@ FRAGMENTS = OPEN_ENDED["an mp4 in fragments"]
 
 @pytest.fixture
 def harness(sqlite_url: str, sandbox: Sandbox, tmp_path: Path) -> Iterator[ArchivingHarness]:
-    with opened(sqlite_url) as books:
-        yield ArchivingHarness(books, DirectoryStore(tmp_path / "archive"), tmp_path, sandbox)
+    with opened(sqlite_url) as ledger:
+        yield ArchivingHarness(ledger, DirectoryStore(tmp_path / "archive"), tmp_path, sandbox)
 
 
 def endless(body: bytes) -> Script:
@@ -96,5 +96,5 @@ def test_a_picture_without_its_end_is_archived_before_its_url_dies(
 ) -> None:
     with scripted_source(answer(body=JPEG[:-2])) as server:
         harness.announce(server)
-        harness.books.clock.now += 7190
+        harness.ledger.clock.now += 7190
         assert harness.attempt().state is AssetState.ARCHIVED

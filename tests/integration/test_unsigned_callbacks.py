@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledgers import BASE_URL, NOW, TIMING, Books, failed, running, succeeded, urls
+from ledgers import BASE_URL, NOW, TIMING, LedgerHarness, failed, running, succeeded, urls
 from web_client import FAILED, RUNNING, SUCCEEDED, WebClient, web_client
 
 from receiver.ingest.inbox import Inbox
@@ -177,34 +177,36 @@ def test_a_rate_limiter_remembers_a_limited_number_of_sources() -> None:
     "body", [succeeded(provider_id="task-2"), succeeded("")], ids=["another's id", "no result"]
 )
 def test_a_doubtful_callback_with_a_ticket_causes_a_poll_at_once_and_then_once_a_poll_interval(
-    books: Books, body: bytes
+    ledger: LedgerHarness, body: bytes
 ) -> None:
-    ref = books.waiting()
+    ref = ledger.waiting()
     for _ in range(3):
-        books.deliver(ref, body)
-    assert books.job(ref).due_at == NOW
-    (claimed,) = books.jobs.claim(1)
-    books.jobs.release(claimed, NOW + 1000)
-    books.clock.advance(10)
-    books.deliver(ref, body)
-    assert books.job(ref).due_at == NOW + 10 + TIMING.poll_interval
-    books.clock.advance(TIMING.poll_interval + 1)
-    books.deliver(ref, body)
-    assert books.job(ref).due_at == NOW + 10 + TIMING.poll_interval, "it is due already"
+        ledger.deliver(ref, body)
+    assert ledger.job(ref).due_at == NOW
+    (claimed,) = ledger.jobs.claim(1)
+    ledger.jobs.release(claimed, NOW + 1000)
+    ledger.clock.advance(10)
+    ledger.deliver(ref, body)
+    assert ledger.job(ref).due_at == NOW + 10 + TIMING.poll_interval
+    ledger.clock.advance(TIMING.poll_interval + 1)
+    ledger.deliver(ref, body)
+    assert ledger.job(ref).due_at == NOW + 10 + TIMING.poll_interval, "it is due already"
 
 
-def test_callbacks_without_a_ticket_cause_at_most_one_poll_per_poll_interval(books: Books) -> None:
-    ref = books.waiting()
+def test_callbacks_without_a_ticket_cause_at_most_one_poll_per_poll_interval(
+    ledger: LedgerHarness,
+) -> None:
+    ref = ledger.waiting()
     for wait in (0, 10, 10):
-        books.clock.advance(wait)
+        ledger.clock.advance(wait)
         assert (
-            books.inbox.accept(
-                Delivery(ref, Source.CALLBACK, succeeded(), books.clock()), unsigned=True
+            ledger.inbox.accept(
+                Delivery(ref, Source.CALLBACK, succeeded(), ledger.clock()), unsigned=True
             )
             is Decision.UNCONFIRMED
         )
-        assert books.job(ref).due_at == NOW + TIMING.poll_interval
-    assert books.notified == 0
+        assert ledger.job(ref).due_at == NOW + TIMING.poll_interval
+    assert ledger.notified == 0
 
 
 # The decision about a body that had to be confirmed.
@@ -226,37 +228,42 @@ TRUE, FORGED = "https://files.test/true.png", "https://files.test/forged.png"
     ],
 )
 def test_the_providers_answer_decides_and_a_body_that_disagrees_is_marked_and_logged(
-    books: Books, body: bytes, verdict: str, capsys: pytest.CaptureFixture[str], *, unsigned: bool
+    ledger: LedgerHarness,
+    body: bytes,
+    verdict: str,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    unsigned: bool,
 ) -> None:
-    inbox: Inbox = books.make_inbox(confirms=not unsigned)
-    ref = books.waiting()
+    inbox: Inbox = ledger.make_inbox(confirms=not unsigned)
+    ref = ledger.waiting()
     assert (
         inbox.accept(Delivery(ref, Source.CALLBACK, body, NOW), unsigned=unsigned)
         is Decision.UNCONFIRMED
     )
-    assert (books.job(ref).outcome, books.assets_of(ref)) == (None, []), (
+    assert (ledger.job(ref).outcome, ledger.assets_of(ref)) == (None, []), (
         "it decides nothing, and its URLs are not fetched"
     )
     inbox.accept(Delivery(ref, Source.POLL, running(), NOW))
-    assert books.verdicts(ref) == ["unconfirmed", "progress"], (
+    assert ledger.verdicts(ref) == ["unconfirmed", "progress"], (
         "the provider's answer is still to come"
     )
     inbox.accept(Delivery(ref, Source.POLL, succeeded(TRUE), NOW))
-    assert books.verdicts(ref) == [verdict, "progress", "ended"]
-    assert (books.job(ref).outcome, [asset.url for asset in books.assets_of(ref)]) == (
+    assert ledger.verdicts(ref) == [verdict, "progress", "ended"]
+    assert (ledger.job(ref).outcome, [asset.url for asset in ledger.assets_of(ref)]) == (
         Outcome.SUCCEEDED,
         [TRUE],
     )
     said = capsys.readouterr().out
     assert ("disagrees with the provider's own answer" in said) is (verdict == "contradiction")
-    assert next(delivery.body for delivery in books.queries.deliveries(ref)) == body
+    assert next(delivery.body for delivery in ledger.queries.deliveries(ref)) == body
 
 
-def test_the_providers_failure_overrules_a_forged_success(books: Books) -> None:
-    ref = books.waiting()
-    books.inbox.accept(Delivery(ref, Source.CALLBACK, succeeded(FORGED), NOW), unsigned=True)
-    books.deliver(ref, failed(), Source.POLL)
-    assert (books.job(ref).state, books.verdicts(ref)) == (
+def test_the_providers_failure_overrules_a_forged_success(ledger: LedgerHarness) -> None:
+    ref = ledger.waiting()
+    ledger.inbox.accept(Delivery(ref, Source.CALLBACK, succeeded(FORGED), NOW), unsigned=True)
+    ledger.deliver(ref, failed(), Source.POLL)
+    assert (ledger.job(ref).state, ledger.verdicts(ref)) == (
         JobState.FAILED,
         ["contradiction", "ended"],
     )
@@ -264,9 +271,9 @@ def test_the_providers_failure_overrules_a_forged_success(books: Books) -> None:
 
 @pytest.mark.both_databases
 @pytest.mark.parametrize("unsigned", [True, False])
-def test_a_body_after_the_end_is_decided_at_once(books: Books, *, unsigned: bool) -> None:
-    inbox = books.make_inbox(confirms=not unsigned)
-    ref = books.archiving()
+def test_a_body_after_the_end_is_decided_at_once(ledger: LedgerHarness, *, unsigned: bool) -> None:
+    inbox = ledger.make_inbox(confirms=not unsigned)
+    ref = ledger.archiving()
     said = [
         inbox.accept(Delivery(ref, Source.CALLBACK, body, NOW), unsigned=unsigned)
         for body in (running(), failed(), succeeded(FORGED), succeeded(*urls(1)))
@@ -277,7 +284,7 @@ def test_a_body_after_the_end_is_decided_at_once(books: Books, *, unsigned: bool
         Decision.CONTRADICTION,
         Decision.DUPLICATE,
     ]
-    assert [asset.url for asset in books.assets_of(ref)] == ["https://files.test/first/0.png"]
+    assert [asset.url for asset in ledger.assets_of(ref)] == ["https://files.test/first/0.png"]
 
 
 @pytest.mark.parametrize(
@@ -285,11 +292,11 @@ def test_a_body_after_the_end_is_decided_at_once(books: Books, *, unsigned: bool
     [(succeeded(FORGED), ["contradiction", "ended"]), (b"x" * (LARGEST_BODY + 1), ["ended"])],
 )
 def test_the_body_of_a_confirmed_hint_is_compared_with_the_providers_answer(
-    books: Books, body: bytes, kept: list[str]
+    ledger: LedgerHarness, body: bytes, kept: list[str]
 ) -> None:
-    books.hints.add("task-1", body)
-    (claimed,) = books.hints.claim(1)
-    books.hints.adopt(ref := new_ref(NOW), claimed.row, BASE_URL)
-    books.deliver(ref, succeeded(TRUE), Source.POLL)
-    assert (books.verdicts(ref), [asset.url for asset in books.assets_of(ref)]) == (kept, [TRUE])
-    assert books.everything()["hints"] == []
+    ledger.hints.add("task-1", body)
+    (claimed,) = ledger.hints.claim(1)
+    ledger.hints.adopt(ref := new_ref(NOW), claimed.row, BASE_URL)
+    ledger.deliver(ref, succeeded(TRUE), Source.POLL)
+    assert (ledger.verdicts(ref), [asset.url for asset in ledger.assets_of(ref)]) == (kept, [TRUE])
+    assert ledger.everything()["hints"] == []

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any
 
-from ledgers import BASE_URL, Books, succeeded, urls
+from ledgers import BASE_URL, LedgerHarness, succeeded, urls
 from sqlalchemy import Connection, Table, delete
 
 from receiver.archive.manifest import asset_key, manifest_key
@@ -34,10 +34,10 @@ def put(store: Store, key: str, data: bytes) -> None:
 class ArchivedJobs:
     """A ledger and a store with jobs that are archived as a worker does it, but not downloaded."""
 
-    def __init__(self, books: Books, store: Store) -> None:
-        self.books = books
+    def __init__(self, ledger: LedgerHarness, store: Store) -> None:
+        self.ledger = ledger
         self.store = store
-        self._reconciler = books.reconciler(store, None, BASE_URL)
+        self._reconciler = ledger.reconciler(store, None, BASE_URL)
         self._tasks = 0
 
     def job(
@@ -64,21 +64,21 @@ class ArchivedJobs:
         """Create a job whose assets are final, but the job itself is not finished yet."""
         self._tasks += 1
         task, count = f"task-{self._tasks}", len(ends or (SAFE,))
-        ref = self.books.jobs.submit(
+        ref = self.ledger.jobs.submit(
             Submission(prompt, "m", {"size": "64x48", "seed": 1.5}, mode, key=key, **labels),
             BASE_URL,
         ).ref
-        self.books.jobs.record_accepted(ref, task)
-        self.books.clock.advance(0.125)
-        self.books.deliver(ref, succeeded(*urls(count), provider_id=task))
-        self.books.clock.advance(0.25)
-        for claimed in self.books.assets.claim(count):
+        self.ledger.jobs.record_accepted(ref, task)
+        self.ledger.clock.advance(0.125)
+        self.ledger.deliver(ref, succeeded(*urls(count), provider_id=task))
+        self.ledger.clock.advance(0.25)
+        for claimed in self.ledger.assets.claim(count):
             end = (ends or (SAFE,))[claimed.row.idx]
             if end is SAFE:
                 data = f"{ref} {claimed.row.idx}".encode()
                 name = asset_key(ref, claimed.row.idx, "png", claimed.row.folder)
                 put(self.store, name, data)
-                self.books.assets.finish(
+                self.ledger.assets.finish(
                     claimed,
                     StoredAsset(
                         name,
@@ -92,19 +92,19 @@ class ArchivedJobs:
                     ),
                 )
             else:
-                self.books.assets.give_up(claimed, end, f"asset {end}")
-        self.books.clock.advance(0.5)
+                self.ledger.assets.give_up(claimed, end, f"asset {end}")
+        self.ledger.clock.advance(0.5)
         return ref
 
     def conclude(self, ref: str) -> None:
         """Write the manifest and end the job."""
-        (claimed,) = [claimed for claimed in self.books.jobs.claim(100) if claimed.row.ref == ref]
+        (claimed,) = [claimed for claimed in self.ledger.jobs.claim(100) if claimed.row.ref == ref]
         self._reconciler.reconcile_job(claimed)
-        assert self.books.job(ref).finished_at is not None
+        assert self.ledger.job(ref).finished_at is not None
 
     def key(self, ref: str, idx: int = 0) -> str:
         """Return the key of an archived asset."""
-        return str(self.books.assets_of(ref)[idx].key)
+        return str(self.ledger.assets_of(ref)[idx].key)
 
     def corrupt(self, key: str, data: bytes) -> None:
         """Put other bytes under a key, without a hash in the metadata, as a broken disk would."""
@@ -134,9 +134,9 @@ class ArchivedJobs:
 
     def empty_ledger(self) -> dict[str, list[tuple[Any, ...]]]:
         """Empty the ledger; return what was in it."""
-        rows = self.books.everything()
+        rows = self.ledger.everything()
         for table in reversed(metadata.sorted_tables):
-            self.books.database.write(partial(_empty, table=table))
+            self.ledger.database.write(partial(_empty, table=table))
         return rows
 
     def _s3(self) -> Any:
@@ -157,12 +157,12 @@ def rebuild_ledger(
 ) -> Rebuilt:
     """Rebuild the ledger; append the progress, in jobs restored, to ``shown``."""
     show = (lambda found: shown.append(found.restored)) if shown is not None else bool
-    books = archived_jobs.books
+    ledger = archived_jobs.ledger
     return Rebuilder(
         archived_jobs.store,
-        books.database,
-        books.queries,
-        job_timeout=books.timing.job_timeout,
+        ledger.database,
+        ledger.queries,
+        job_timeout=ledger.timing.job_timeout,
         threads=4,
         stopping=stopping or Event(),
         show=show,

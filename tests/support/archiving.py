@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from ledgers import Books, succeeded
+from ledgers import LedgerHarness, succeeded
 from outside_network import Script, ScriptedServer
 
 from receiver.archive.stores import Store
@@ -29,8 +29,8 @@ OTHER_PNG = picture("another picture", "png", 32, 16, SIZE, None)
 class ArchivingHarness:
     """A ledger whose clock the test sets, an archive, an archiver, and local servers as sources."""
 
-    def __init__(self, books: Books, store: Store, folder: Path, sandbox: Sandbox) -> None:
-        self.books = books
+    def __init__(self, ledger: LedgerHarness, store: Store, folder: Path, sandbox: Sandbox) -> None:
+        self.ledger = ledger
         self.store = store
         self.sandbox = sandbox
         self.scratch = folder / "scratch"
@@ -48,11 +48,11 @@ class ArchivingHarness:
         ``quarantine`` are the limits of the quarantine in bytes: in total, and per job.
         """
         policy = AddressPolicy.parse([f"127.0.0.1:{port}" for port in ports], ())
-        self.archiver = self.books.archiver(
+        self.archiver = self.ledger.archiver(
             Fetcher(policy, max_bytes=max_bytes, timeout=10),
             self.store,
             self.scratch,
-            self.books.quarantine(self.store, self.scratch, limits=quarantine),
+            self.ledger.quarantine(self.store, self.scratch, limits=quarantine),
         )
 
     def post(self, path: str, body: Mapping[str, object]) -> bytes:
@@ -80,15 +80,15 @@ class ArchivingHarness:
         task_id = json.loads(self.post("/v1/draw/completions", order))["data"]["id"]
         while json.loads(result := self.result(task_id))["data"]["status"] == "running":
             pass  # it takes a few milliseconds, and each request is a round trip
-        ref = self.books.waiting(task_id)
-        self.books.deliver(ref, result, Source.POLL)
+        ref = self.ledger.waiting(task_id)
+        self.ledger.deliver(ref, result, Source.POLL)
         return ref, task_id
 
     def announce(self, server: ScriptedServer) -> str:
         """Report a success whose file is on this server; return the job's ref."""
         self.fetch_from(server.port)
-        ref = self.books.waiting()
-        self.books.deliver(ref, succeeded(f"http://127.0.0.1:{server.port}/x.png"))
+        ref = self.ledger.waiting()
+        self.ledger.deliver(ref, succeeded(f"http://127.0.0.1:{server.port}/x.png"))
         return ref
 
     def file(self, task_id: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class ArchivingHarness:
 
     def claim(self) -> Claimed[Asset]:
         """Claim the one asset that is due."""
-        (claimed,) = self.books.assets.claim(2)
+        (claimed,) = self.ledger.assets.claim(2)
         return claimed
 
     def attempt(self) -> Asset:
@@ -109,20 +109,20 @@ class ArchivingHarness:
         claimed = self.claim()
         self.archiver.archive(claimed)
         assert not self.scratch.is_dir() or list(self.scratch.iterdir()) == []
-        (asset,) = self.books.assets_of(claimed.row.ref)
+        (asset,) = self.ledger.assets_of(claimed.row.ref)
         return asset
 
     def attempts(self) -> Iterator[Asset]:
         """Make attempts, each when it is due, until the asset is final; yield it after each."""
         yield (asset := self.attempt())
         while asset.state is AssetState.PENDING:
-            self.books.clock.now = due(asset)
+            self.ledger.clock.now = due(asset)
             yield (asset := self.attempt())
 
     def job_due_now(self, ref: str) -> bool:
         """Return whether a job is due now, to be polled or to be concluded."""
-        due_at = self.books.job(ref).due_at
-        return due_at is not None and due_at <= self.books.clock.now
+        due_at = self.ledger.job(ref).due_at
+        return due_at is not None and due_at <= self.ledger.clock.now
 
     def stored(self, key: str | None) -> bytes:
         """Return what the archive holds under a key."""

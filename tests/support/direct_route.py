@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from ledgers import Books
+from ledgers import LedgerHarness
 
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.ingest.tickets import Tickets
@@ -32,15 +32,15 @@ def forbidden(*_: object) -> NoReturn:
 class DirectRoute:
     """Submit service and worker on one ledger; pauses are recorded instead of made."""
 
-    def __init__(self, books: Books, folder: Path) -> None:
-        self.books = books
+    def __init__(self, ledger: LedgerHarness, folder: Path) -> None:
+        self.ledger = ledger
         self.folder = folder
         self.scratch = folder / "scratch"
         self.scratch.mkdir()
         self.store = DirectoryStore(folder / "archive")
         self.pauses: list[float] = []
         self.on_pause: Callable[[], object] = list
-        self.reconciler = books.reconciler(self.store, None, "https://grsai.test")
+        self.reconciler = ledger.reconciler(self.store, None, "https://grsai.test")
 
     def submit_service(
         self, base_url: str, *, timeout: float = 10.0, max_picture_size: int = MIB
@@ -50,10 +50,10 @@ class DirectRoute:
             "sk-test", base_url, timeout=timeout, max_picture_size=max_picture_size
         )
         tickets = Tickets(["0123456789abcdef"])
-        books = self.books
+        ledger = self.ledger
         return SubmitService(
-            books.jobs,
-            books.inbox,
+            ledger.jobs,
+            ledger.inbox,
             Clients({}),
             tickets,
             openai=client,
@@ -74,16 +74,16 @@ class DirectRoute:
             resolve=forbidden,
             connect=forbidden,
         )
-        archiver = self.books.archiver(fetcher or nowhere, self.store, self.scratch)
-        for asset in self.books.assets.claim(100):
+        archiver = self.ledger.archiver(fetcher or nowhere, self.store, self.scratch)
+        for asset in self.ledger.assets.claim(100):
             archiver.archive(asset)
-        for job in self.books.jobs.claim(100):
+        for job in self.ledger.jobs.claim(100):
             self.reconciler.reconcile_job(job)
         assert list(self.scratch.iterdir()) == []
 
     def stored(self, ref: str) -> list[bytes]:
         """Return the archived pictures of a job."""
-        return [self.read(asset.key or "") for asset in self.books.assets_of(ref)]
+        return [self.read(asset.key or "") for asset in self.ledger.assets_of(ref)]
 
     def read(self, key: str) -> bytes:
         """Return an object of the archive."""
@@ -92,7 +92,7 @@ class DirectRoute:
 
     def jobs(self) -> list[Job]:
         """Return all jobs."""
-        return self.books.queries.jobs()
+        return self.ledger.queries.jobs()
 
 
 def submission(key: str | None = None, **params: object) -> Submission:

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from ledgers import Books, stored
+from ledgers import LedgerHarness, stored
 from waiting import LIMIT, until
 
 from receiver.errors import LedgerError
@@ -29,8 +29,8 @@ NEVER, OFTEN = 600.0, 0.02
 class EngineHarness(ABC):
     """A ledger with one work queue of assets; ``work`` is what a thread does with each."""
 
-    def __init__(self, books: Books, folder: Path) -> None:
-        self.books = books
+    def __init__(self, ledger: LedgerHarness, folder: Path) -> None:
+        self.ledger = ledger
         self.folder = folder
         self.claimed: list[str] = []  # refs in their order
         self.failed_claims = 0
@@ -48,14 +48,14 @@ class EngineHarness(ABC):
         return WorkQueue(
             "assets",
             concurrency,
-            partial(self.books.queries.next_due, "assets"),
+            partial(self.ledger.queries.next_due, "assets"),
             self._claim,
             self._run,
         )
 
     def _claim(self, limit: int) -> list[Claimed[Asset]]:
         try:
-            claims = self.books.assets.claim(limit)
+            claims = self.ledger.assets.claim(limit)
         except LedgerError:
             self.failed_claims += 1
             raise
@@ -64,38 +64,38 @@ class EngineHarness(ABC):
 
     def _run(self, claimed: Claimed[Asset]) -> None:
         self.work(claimed)
-        self.books.assets.finish(claimed, stored(claimed))
+        self.ledger.assets.finish(claimed, stored(claimed))
 
     def add_jobs(self, count: int = 1) -> list[str]:
         """Add jobs with one asset each, due now; return their refs."""
         return [
-            self.books.archiving(1, f"task-{len(self.books.queries.jobs(limit=100))}")
+            self.ledger.archiving(1, f"task-{len(self.ledger.queries.jobs(limit=100))}")
             for _ in range(count)
         ]
 
     def archived(self) -> int:
         """Return the number of archived assets."""
-        return [event["type"] for event in self.books.events.after()].count("asset.archived")
+        return [event["type"] for event in self.ledger.events.after()].count("asset.archived")
 
     def asset(self, ref: str) -> Asset:
-        (asset,) = self.books.assets_of(ref)
+        (asset,) = self.ledger.assets_of(ref)
         return asset
 
 
 class EmbeddedHarness(EngineHarness):
     """An engine of one machine; ``looks`` counts how often it looked at idle work queues."""
 
-    def __init__(self, books: Books, folder: Path) -> None:
-        super().__init__(books, folder)
+    def __init__(self, ledger: LedgerHarness, folder: Path) -> None:
+        super().__init__(ledger, folder)
         self.notifier = Notifier(folder / "worker.fifo")
         self.looks = Counter[str]()
 
     def engine(self, *, poll_interval: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
         """Return an engine with the given times in seconds."""
         return EmbeddedEngine(
-            self.books.claims,
+            self.ledger.claims,
             self.notifier,
-            self.books.clock,
+            self.ledger.clock,
             poll_interval=poll_interval,
             grace=grace,
         )
@@ -133,20 +133,20 @@ class DistributedHarness(EngineHarness):
 
     _numbers = count(1)
 
-    def __init__(self, books: Books, folder: Path, url: str) -> None:
-        super().__init__(books, folder)
+    def __init__(self, ledger: LedgerHarness, folder: Path, url: str) -> None:
+        super().__init__(ledger, folder)
         self.url = url
         self.number = next(self._numbers)
-        assert isinstance(books.database, PostgresDatabase)
-        books.database.hold_lock(self.number)
+        assert isinstance(ledger.database, PostgresDatabase)
+        ledger.database.hold_lock(self.number)
 
     def engine(self, *, poll_interval: float = NEVER, grace: float = 10.0) -> EmbeddedEngine:
         """Return an engine with the given times in seconds."""
-        watch = Liveness(self.number, LEASE, self.books.clock, self.books.claims.take_over)
+        watch = Liveness(self.number, LEASE, self.ledger.clock, self.ledger.claims.take_over)
         return EmbeddedEngine(
-            self.books.claims,
+            self.ledger.claims,
             PostgresNotifier(conninfo(self.url), watch),
-            self.books.clock,
+            self.ledger.clock,
             poll_interval=poll_interval,
             grace=grace,
             claim_first=True,

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Sequence
 
 from event_server import SECRET, EventServer
-from ledgers import Books
+from ledgers import LedgerHarness
 from outside_network import Script, ScriptedServer
 
 from receiver.events.destinations import OF_JOBS, read_destination
@@ -52,7 +52,7 @@ def _length(head: bytes) -> int:
 
 
 def make_dispatcher(
-    books: Books,
+    ledger: LedgerHarness,
     url: str,
     *,
     allow: str = "",
@@ -63,11 +63,11 @@ def make_dispatcher(
 
     Of the local addresses, only the one in ``allow`` may be contacted.
     """
-    destination, outbox = read_destination(url), Outbox(books.database, books.clock)
+    destination, outbox = read_destination(url), Outbox(ledger.database, ledger.clock)
     outbox.register([destination.name])
     connector = SafeConnector(AddressPolicy.parse([allow] if allow else [], ()))
     client = HttpClient(connector, idle_connections=0)
-    transport = transport_for(destination, client, secrets, books.clock)
+    transport = transport_for(destination, client, secrets, ledger.clock)
     return Dispatcher(
         outbox, destination, transport, EventSerializer("s3://pictures/home", public_url)
     )
@@ -75,33 +75,35 @@ def make_dispatcher(
 
 def dispatcher_to(
     event_server: EventServer,
-    books: Books,
+    ledger: LedgerHarness,
     *,
     secrets: Sequence[str] = (SECRET,),
     public_url: str | None = None,
 ) -> Dispatcher:
     """Register this server as a destination and return its dispatcher."""
     return make_dispatcher(
-        books, event_server.url, allow=event_server.address, secrets=secrets, public_url=public_url
+        ledger, event_server.url, allow=event_server.address, secrets=secrets, public_url=public_url
     )
 
 
-def hosts_of(books: Books, wait: float = 0.0) -> Hosts:
+def hosts_of(ledger: LedgerHarness, wait: float = 0.0) -> Hosts:
     """Return what the hosts of jobs' webhooks share; see ``Hosts``."""
-    outbox = Outbox(books.database, books.clock)
-    return Hosts(books.clock, lambda: outbox.expedited_at(JOB_WEBHOOKS), wait)
+    outbox = Outbox(ledger.database, ledger.clock)
+    return Hosts(ledger.clock, lambda: outbox.expedited_at(JOB_WEBHOOKS), wait)
 
 
-def job_webhook_dispatcher(books: Books, *allow: str, hosts: Hosts | None = None) -> Dispatcher:
+def job_webhook_dispatcher(
+    ledger: LedgerHarness, *allow: str, hosts: Hosts | None = None
+) -> Dispatcher:
     """Return the dispatcher of all jobs' webhooks; these local addresses may be contacted."""
-    outbox = Outbox(books.database, books.clock)
+    outbox = Outbox(ledger.database, ledger.clock)
     client = HttpClient(SafeConnector(AddressPolicy.parse(allow, ())), idle_connections=0)
     transport = JobWebhookTransport(
-        books.queries.webhook, hosts or hosts_of(books), client, [SECRET], books.clock
+        ledger.queries.webhook, hosts or hosts_of(ledger), client, [SECRET], ledger.clock
     )
 
     def postpone(*given: object) -> None:
-        webhooks.postpone(books.database, *given)  # type: ignore[arg-type]  # passed on
+        webhooks.postpone(ledger.database, *given)  # type: ignore[arg-type]  # passed on
 
     serializer = EventSerializer("s3://pictures/home", None)
     return Dispatcher(outbox, OF_JOBS, transport, serializer, postpone, threads=THREADS)
@@ -114,10 +116,10 @@ def dispatch_due(dispatcher: Dispatcher, *, rounds: int = 20) -> None:
             dispatcher.send(claimed)
 
 
-def last_error(books: Books) -> str:
+def last_error(ledger: LedgerHarness) -> str:
     """Return the error of the last delivery attempt of the only event."""
     return str(
-        books.database.read(
+        ledger.database.read(
             lambda connection: connection.exec_driver_sql("SELECT error FROM sendings").scalar()
         )
     )

@@ -21,7 +21,7 @@ from typing import Any
 from http_server import HttpServer
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from ledgers import Books, Clock, failed, running, succeeded
+from ledgers import Clock, LedgerHarness, failed, running, succeeded
 from outside_network import DEFAULT_TLS
 from paused_worker import Failpoints, KilledError, PausedWorker
 from sqlalchemy import delete
@@ -99,29 +99,29 @@ class Machine:
     """One machine: its own connections, its own worker that stops at failpoints."""
 
     def __init__(self, url: str, clock: Clock, folder: Path, source: FileServer) -> None:
-        self.books = Books(open_database(url), clock)
+        self.ledger = LedgerHarness(open_database(url), clock)
         self.store = DirectoryStore(folder / "archive")
         scratch = Path(tempfile.mkdtemp(dir=folder))
-        quarantine = self.books.quarantine(self.store, scratch)
+        quarantine = self.ledger.quarantine(self.store, scratch)
         fetcher = Fetcher(
             AddressPolicy.parse([source.address], ()),
             max_bytes=100_000,
             timeout=10,
             ssl_context=DEFAULT_TLS,
         )
-        self.archiver = self.books.archiver(fetcher, self.store, scratch, quarantine)
-        self.reconciler: Reconciler = self.books.reconciler(self.store, source)
-        self.operator: Operator = self.books.make_operator(quarantine)
+        self.archiver = self.ledger.archiver(fetcher, self.store, scratch, quarantine)
+        self.reconciler: Reconciler = self.ledger.reconciler(self.store, source)
+        self.operator: Operator = self.ledger.make_operator(quarantine)
         self.worker = PausedWorker()
 
     def next_work(self, *, jobs_first: bool) -> Callable[[], object] | None:
         """Claim what is due: an asset or a job; return what has to be done."""
-        books = self.books
-        assets = [*books.assets.claim(1)] or books.assets.claim(1, suspects=True)
-        jobs = [] if assets and not jobs_first else books.jobs.claim(1)
-        jobs = jobs or ([] if assets else books.jobs.claim_suspects(1))
+        ledger = self.ledger
+        assets = [*ledger.assets.claim(1)] or ledger.assets.claim(1, suspects=True)
+        jobs = [] if assets and not jobs_first else ledger.jobs.claim(1)
+        jobs = jobs or ([] if assets else ledger.jobs.claim_suspects(1))
         if assets and jobs:
-            books.claims.release(assets)
+            ledger.claims.release(assets)
         if jobs:
             return lambda: self.reconciler.reconcile_job(jobs[0])
         return (lambda: self.archiver.archive(assets[0])) if assets else None
@@ -129,7 +129,7 @@ class Machine:
     def close(self) -> None:
         """End the worker and the connections."""
         self.worker.kill()
-        self.books.database.close()
+        self.ledger.database.close()
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -144,19 +144,19 @@ class LedgerMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.source = FileServer().__enter__()
         self.machines = [Machine(self.url, self.clock, self.folder, self.source) for _ in range(2)]
-        self.books, self.store = self.machines[0].books, self.machines[0].store
+        self.ledger, self.store = self.machines[0].ledger, self.machines[0].store
         self.store.check()  # it is there before its first object, as in a service that starts
         self.points = Failpoints()
         self._reached, failpoints.reached = failpoints.reached, self.points
         self.lives: list[Life] = []
         self.received: list[int] = []
         self.reopened = ""
-        self.books.database.write(
+        self.ledger.database.write(
             lambda connection: [
                 connection.execute(delete(table)) for table in reversed(metadata.sorted_tables)
             ]
         )
-        self.books.outbox.register([TO])
+        self.ledger.outbox.register([TO])
 
     # Submits and reports.
 
@@ -171,14 +171,14 @@ class LedgerMachine(RuleBasedStateMachine):
     )
     @precondition(lambda self: len(self.lives) < 4)
     def submit(self, results: int, end: str, *, answered: bool) -> None:
-        ref, task = self.books.submitting(), f"task-{len(self.lives)}"
+        ref, task = self.ledger.submitting(), f"task-{len(self.lives)}"
         paths = [f"/{task}/{idx}.png" for idx in range(results)]
         self.source.files |= dict.fromkeys(paths, "ok")
         urls = [f"http://{self.source.address}{path}" for path in paths]
         good = succeeded(*urls, provider_id=task)
         self.source.tasks[task] = good if end == "succeeded" else failed(provider_id=task)
         if answered:
-            self.books.jobs.record_accepted(ref, task)
+            self.ledger.jobs.record_accepted(ref, task)
         self.lives.append(Life(ref, task))
 
     @rule(
@@ -194,7 +194,7 @@ class LedgerMachine(RuleBasedStateMachine):
         body = {"running": running(life.task), "contradiction": contradiction}.get(says, truth)
         self.points.kill_at = kill_at
         with suppress(KilledError):
-            self.machines[machine].books.deliver(life.ref, body)
+            self.machines[machine].ledger.deliver(life.ref, body)
             life.acknowledged[sha256(body).hexdigest()] += 1
         self.points.kill_at = None
 
@@ -229,11 +229,11 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(machine=st.integers(0, 1), dies=st.booleans())
     def send_events(self, machine: int, *, dies: bool) -> None:
         its = self.machines[machine]
-        for claimed in its.books.outbox.claim(TO, list(EventType), 3):
+        for claimed in its.ledger.outbox.claim(TO, list(EventType), 3):
             self.received.append(claimed.row.event)
             if not dies:
                 with suppress(ClaimLostError):
-                    its.books.outbox.mark_sent(claimed)
+                    its.ledger.outbox.mark_sent(claimed)
 
     # Operators.
 
@@ -241,24 +241,24 @@ class LedgerMachine(RuleBasedStateMachine):
     def operator(self, which: int, *, accept: bool) -> None:
         """Accept the first rejected file, or retry the job."""
         life, operator = self.lives[which % len(self.lives)], self.machines[1].operator
-        if (job := self.books.queries.job(life.ref)) is None:
+        if (job := self.ledger.queries.job(life.ref)) is None:
             return
         before = job.round
         with suppress(ReceiverError):
             if accept:
-                rejected = [one.idx for one in self.books.assets_of(life.ref) if one.rejected]
+                rejected = [one.idx for one in self.ledger.assets_of(life.ref) if one.rejected]
                 operator.accept(life.ref, rejected[0] if rejected else 0)
             else:
                 operator.retry(life.ref)
-        if self.books.job(life.ref).round != before:
+        if self.ledger.job(life.ref).round != before:
             self.reopened = life.ref
 
     @rule()
     @precondition(lambda self: not any(one.worker.is_busy for one in self.machines))
     def prune(self) -> None:
-        self.books.pruner(self.store).jobs(self.clock() + 1)
+        self.ledger.pruner(self.store).jobs(self.clock() + 1)
         for life in self.lives:
-            if life.was is not None and self.books.queries.job(life.ref) is None:
+            if life.was is not None and self.ledger.queries.job(life.ref) is None:
                 assert life.was.state in FINAL_STATES, f"{life} was pruned"
                 assert life.events <= set(self.received), "pruned, and its events were not sent"
                 life.acknowledged.clear()
@@ -283,10 +283,10 @@ class LedgerMachine(RuleBasedStateMachine):
             ).run()
             again = JobQueries(database)
             for life in self.lives:
-                job = self.books.queries.job(life.ref)
+                job = self.ledger.queries.job(life.ref)
                 if job is None or job.state not in FINAL_STATES:
                     continue
-                mine = _archived(self.books.assets_of(life.ref))
+                mine = _archived(self.ledger.assets_of(life.ref))
                 found = again.job(life.ref)
                 if mine:
                     assert found is not None, life
@@ -298,7 +298,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def audit(self) -> None:
-        found = self.books.totals.audit()
+        found = self.ledger.totals.audit()
         assert found.ok, found
 
     # What must hold at any time.
@@ -306,7 +306,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def every_promise_is_kept(self) -> None:
         for life in self.lives:
-            job = self.books.queries.job(life.ref)
+            job = self.ledger.queries.job(life.ref)
             if job is not None:
                 self._check_job(life, job)
                 self._check_assets(life, job)
@@ -315,7 +315,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def _check_job(self, life: Life, job: Job) -> None:
         kept = Counter(
             row.digest
-            for row in self.books.queries.deliveries(life.ref)
+            for row in self.ledger.queries.deliveries(life.ref)
             if row.source == Source.CALLBACK
         )
         assert not life.acknowledged - kept, "an acknowledged callback is gone"
@@ -325,14 +325,14 @@ class LedgerMachine(RuleBasedStateMachine):
         is_new = before is None or before.state not in FINAL_STATES or life.ref == self.reopened
         life.ends += is_new and job.state in FINAL_STATES
         life.was = job
-        events = self.books.events.of_job(life.ref)
+        events = self.ledger.events.of_job(life.ref)
         life.events = {int(event["id"]) for event in events}
         types = Counter(str(event["type"]) for event in events)
         assert sum(types[f"job.{state}"] for state in FINAL_STATES) == life.ends
 
     def _check_assets(self, life: Life, job: Job) -> None:
-        assets = self.books.assets_of(life.ref)
-        types = Counter(self.books.event_types(life.ref))
+        assets = self.ledger.assets_of(life.ref)
+        types = Counter(self.ledger.event_types(life.ref))
         archived = _archived(assets)
         assert types["asset.archived"] == len(archived)
         assert life.archived.items() <= archived.items(), "an archived picture changed"
@@ -377,7 +377,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not self._left(), "a job is silent"
         self.every_promise_is_kept()
         self.audit()
-        events = {int(event["id"]) for event in self.books.events.after(limit=10_000)}
+        events = {int(event["id"]) for event in self.ledger.events.after(limit=10_000)}
         for _ in range(50):
             if events <= set(self.received):
                 break
@@ -386,7 +386,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert events <= set(self.received), "an event never arrived"
 
     def _left(self) -> list[str]:
-        jobs = [self.books.queries.job(life.ref) for life in self.lives]
+        jobs = [self.ledger.queries.job(life.ref) for life in self.lives]
         return [job.ref for job in jobs if job is not None and job.state not in FINAL_STATES]
 
 

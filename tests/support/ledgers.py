@@ -134,7 +134,7 @@ def stored(claimed: Claimed[Asset]) -> StoredAsset:
     )
 
 
-class Books:
+class LedgerHarness:
     """A ledger with every part that works on it, and the usual histories of a job."""
 
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
@@ -340,10 +340,10 @@ def run(connection: Connection, statement: str, values: dict[str, object]) -> No
 
 
 @contextmanager
-def opened(url: str) -> Iterator[Books]:
+def opened(url: str) -> Iterator[LedgerHarness]:
     """Open the ledger at ``url`` until the block ends."""
     with closing(open_database(url)) as database:
-        yield Books(database)
+        yield LedgerHarness(database)
 
 
 def is_sound(path: str) -> bool:

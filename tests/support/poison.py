@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ledgers import Books
+from ledgers import LedgerHarness
 
 from receiver.archive.stores.directory import DirectoryStore
 from receiver.errors import ProviderUnavailableError
@@ -28,19 +28,19 @@ class UnavailableProvider:
 class CrashHarness:
     """A ledger with archiver and reconciler; no source answers, so that every download fails."""
 
-    def __init__(self, books: Books, folder: Path) -> None:
-        self.books = books
+    def __init__(self, ledger: LedgerHarness, folder: Path) -> None:
+        self.ledger = ledger
         self.folder = folder
         self.store = DirectoryStore(folder / "archive")
         fetcher = Fetcher(AddressPolicy(), max_bytes=1, timeout=1, resolve=lambda _host, _port: [])
-        self.archiver = books.archiver(fetcher, self.store, folder)
-        self.reconciler = books.reconciler(
+        self.archiver = ledger.archiver(fetcher, self.store, folder)
+        self.reconciler = ledger.reconciler(
             self.store, UnavailableProvider(), "https://provider.test"
         )
 
     def reconcile_suspects(self, limit: int = 1) -> None:
         """Reconcile the suspect jobs that are due."""
-        for claimed in self.books.jobs.claim_suspects(limit):
+        for claimed in self.ledger.jobs.claim_suspects(limit):
             self.reconciler.reconcile_job(claimed)
 
     def has_objects(self) -> bool:
@@ -48,32 +48,32 @@ class CrashHarness:
         return any(path.is_file() for path in self.folder.rglob("archive/**/*"))
 
 
-def queue_of(books: Books, row: Asset | Job) -> str:
+def queue_of(ledger: LedgerHarness, row: Asset | Job) -> str:
     """Claim this row when it is due; return the queue that gets it."""
     asset = isinstance(row, Asset)
-    others = books.assets.claim(1) if asset else books.jobs.claim(1, complete=False)
+    others = ledger.assets.claim(1) if asset else ledger.jobs.claim(1, complete=False)
     if others:
         return "others"
-    due = books.queries.next_due("assets" if asset else "jobs", suspects=True)
+    due = ledger.queries.next_due("assets" if asset else "jobs", suspects=True)
     assert due is not None
-    assert due <= books.clock.now, "the engine looks for suspects that are due"
+    assert due <= ledger.clock.now, "the engine looks for suspects that are due"
     return (
         "suspects"
-        if (books.assets.claim(1, suspects=True) if asset else books.jobs.claim_suspects(1))
+        if (ledger.assets.claim(1, suspects=True) if asset else ledger.jobs.claim_suspects(1))
         else "none"
     )
 
 
 def killed_workers(
-    books: Books, read_row: Callable[[], Asset | Job]
+    ledger: LedgerHarness, read_row: Callable[[], Asset | Job]
 ) -> Iterator[tuple[int, str, float]]:
     """Claim the row, kill the worker and let the pause pass, again and again.
 
     Yield after each kill the crashes, the queue that got the row, and the pause in seconds.
     """
     while True:
-        queue = queue_of(books, read_row())
-        books.claims.take_over()
-        pause = (read_row().due_at or 0.0) - books.clock.now
-        books.clock.advance(pause)
+        queue = queue_of(ledger, read_row())
+        ledger.claims.take_over()
+        pause = (read_row().due_at or 0.0) - ledger.clock.now
+        ledger.clock.advance(pause)
         yield read_row().crashes, queue, pause

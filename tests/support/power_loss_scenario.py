@@ -11,7 +11,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from ledgers import Books, succeeded
+from ledgers import LedgerHarness, succeeded
 
 from receiver import data_dir
 from receiver.archive.stores.directory import DirectoryStore
@@ -22,27 +22,27 @@ from receiver.net.policy import AddressPolicy
 
 def main(data: Path, source: str, jobs: int) -> None:
     """Do everything once for each job, then close the ledger, which removes its log."""
-    books = Books(open_database(f"sqlite:///{data / 'ledger.sqlite3'}"))
-    books.totals.counts()  # from now on the log of the ledger exists
+    ledger = LedgerHarness(open_database(f"sqlite:///{data / 'ledger.sqlite3'}"))
+    ledger.totals.counts()  # from now on the log of the ledger exists
     say("secret", data_dir.keep(data / "secrets" / "callback"))
     scratch = data / "scratch"
     scratch.mkdir()
     fetcher = Fetcher(AddressPolicy.parse([source], ()), max_bytes=100_000, timeout=10)
-    archiver = books.archiver(fetcher, DirectoryStore(data / "archive"), scratch)
+    archiver = ledger.archiver(fetcher, DirectoryStore(data / "archive"), scratch)
     for number in range(jobs):
-        ref = books.waiting(f"task-{number}")
+        ref = ledger.waiting(f"task-{number}")
         say("submitted", ref)
         urls = [f"http://{source}/{number}/{idx}.png" for idx in range(2)]
         body = succeeded(*urls, provider_id=f"task-{number}")
-        books.deliver(ref, body)
+        ledger.deliver(ref, body)
         say("acknowledged", ref, hashlib.sha256(body).hexdigest())
-        for claimed in books.assets.claim(2):
+        for claimed in ledger.assets.claim(2):
             archiver.archive(claimed)
             say("archived", ref, str(claimed.row.idx))
-        assert books.job(ref).finished_at is not None
+        assert ledger.job(ref).finished_at is not None
         say("ended", ref)
         empty_log(data / "ledger.sqlite3")
-    books.database.close()
+    ledger.database.close()
     say("closed")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import requests
 from archiving import SIZE
-from ledgers import Books, stored
+from ledgers import LedgerHarness, stored
 from submitting import grsai_clients
 from waiting import until
 
@@ -62,8 +62,8 @@ class ReconcileHarness:
     ``asks`` replaces the sandbox.
     """
 
-    def __init__(self, books: Books, folder: Path, sandbox: Sandbox) -> None:
-        self.books = books
+    def __init__(self, ledger: LedgerHarness, folder: Path, sandbox: Sandbox) -> None:
+        self.ledger = ledger
         self.sandbox = sandbox
         self.root = folder / "archive"
         self.store = ObservedStore(self.root)
@@ -73,8 +73,8 @@ class ReconcileHarness:
 
     def asks(self, result_source: ResultSource | None) -> None:
         """Let the reconciler ask another provider, or none."""
-        books = self.books
-        self.reconciler = books.reconciler(self.store, result_source, self.sandbox.url)
+        ledger = self.ledger
+        self.reconciler = ledger.reconciler(self.store, result_source, self.sandbox.url)
 
     def ordered(self, api: Api = Api.DRAW, variants: int = 1, **script: Any) -> str:
         """Let the sandbox make pictures; return the task's id. It is done unless it has a delay."""
@@ -109,18 +109,18 @@ class ReconcileHarness:
         submission = Submission(
             "ein Fuchs, 一只狐狸", "m", {"size": "64x48", "variants": variants}, mode, api=api
         )
-        ref = self.books.jobs.submit(submission, self.sandbox.url).ref
-        self.books.jobs.record_accepted(ref, self.ordered(api, variants, **script))
+        ref = self.ledger.jobs.submit(submission, self.sandbox.url).ref
+        self.ledger.jobs.record_accepted(ref, self.ordered(api, variants, **script))
         return ref
 
     def reconcile(self, ref: str) -> Job:
         """Reconcile a job when it is due; return it afterwards."""
-        job = self.books.job(ref)
+        job = self.ledger.job(ref)
         assert job.due_at is not None
-        self.books.clock.now = max(self.books.clock.now, job.due_at)
-        (claimed,) = self.books.jobs.claim(2)
+        self.ledger.clock.now = max(self.ledger.clock.now, job.due_at)
+        (claimed,) = self.ledger.jobs.claim(2)
         self.reconciler.reconcile_job(claimed)
-        return self.books.job(ref)
+        return self.ledger.job(ref)
 
     def reconcile_until_final(self, ref: str) -> Iterator[Job]:
         """Reconcile a job each time it is due until it is final; yield it after each time."""
@@ -132,30 +132,30 @@ class ReconcileHarness:
 
     def verify_hint(self) -> None:
         """Verify the one hint that is due."""
-        (claimed,) = self.books.hints.claim(2)
+        (claimed,) = self.ledger.hints.claim(2)
         self.reconciler.verify_hint(claimed)
 
     def archive(self, ref: str) -> list[Asset]:
         """Archive the due assets of a job."""
         policy = AddressPolicy.parse([f"127.0.0.1:{self.sandbox.port}"], ())
-        archiver = self.books.archiver(
+        archiver = self.ledger.archiver(
             Fetcher(policy, max_bytes=10 * SIZE, timeout=10),
             self.store,
             self.scratch,
         )
-        for claimed in self.books.assets.claim(10):
+        for claimed in self.ledger.assets.claim(10):
             archiver.archive(claimed)
-        return self.books.assets_of(ref)
+        return self.ledger.assets_of(ref)
 
     def ended(self, *ends: AssetState) -> str:
         """Create a job whose assets ended so; return its ref."""
-        ref = self.books.archiving(len(ends))
-        for claimed in self.books.assets.claim(len(ends)):
+        ref = self.ledger.archiving(len(ends))
+        for claimed in self.ledger.assets.claim(len(ends)):
             end = ends[claimed.row.idx]
             if end is PICTURE:
-                self.books.assets.finish(claimed, stored(claimed))
+                self.ledger.assets.finish(claimed, stored(claimed))
             else:
-                self.books.assets.give_up(
+                self.ledger.assets.give_up(
                     claimed, end, {PAGE: "an HTML page", LATE: "too late"}[end]
                 )
         return ref

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from archives import put
-from ledgers import BASE_URL, Books, succeeded, urls
+from ledgers import BASE_URL, LedgerHarness, succeeded, urls
 
 from receiver.archive.manifest import asset_key, manifest_key, quarantine_key
 from receiver.archive.quarantine import Quarantine
@@ -22,13 +22,13 @@ WHY = "cut short: PNG"
 class RejectedJobs:
     """A ledger and a store with jobs as a worker leaves them, but nothing is downloaded."""
 
-    def __init__(self, books: Books, store: Store, folder: Path) -> None:
-        self.books = books
+    def __init__(self, ledger: LedgerHarness, store: Store, folder: Path) -> None:
+        self.ledger = ledger
         self.store = store
         store.check()
-        self.quarantine: Quarantine = books.quarantine(store, folder / "accepting")
-        self.operator = books.make_operator(self.quarantine)
-        self._reconciler = books.reconciler(store, None, BASE_URL)
+        self.quarantine: Quarantine = ledger.quarantine(store, folder / "accepting")
+        self.operator = ledger.make_operator(self.quarantine)
+        self._reconciler = ledger.reconciler(store, None, BASE_URL)
         self._tasks = 0
 
     def unfinished(self, *files: bytes | None) -> str:
@@ -38,12 +38,12 @@ class RejectedJobs:
         """
         self._tasks += 1
         task = f"task-{self._tasks}"
-        ref = self.books.waiting(task)
-        self.books.deliver(ref, succeeded(*urls(len(files)), provider_id=task))
-        for claimed in self.books.assets.claim(len(files)):
+        ref = self.ledger.waiting(task)
+        self.ledger.deliver(ref, succeeded(*urls(len(files)), provider_id=task))
+        for claimed in self.ledger.assets.claim(len(files)):
             data = files[claimed.row.idx]
             if data is None:
-                self.books.assets.finish(claimed, self.stored(claimed))
+                self.ledger.assets.finish(claimed, self.stored(claimed))
             else:
                 self.give_up(claimed, data)
         return ref
@@ -64,18 +64,18 @@ class RejectedJobs:
         """Put a file into the quarantine; return what a worker records about it."""
         sha256 = hashlib.sha256(data).hexdigest()
         put(self.store, quarantine_key(ref, idx, sha256), data)
-        return Rejected(sha256, len(data), "image/png", WHY, self.books.clock())
+        return Rejected(sha256, len(data), "image/png", WHY, self.ledger.clock())
 
     def give_up(self, claimed: Claimed[Asset], data: bytes) -> None:
         """End an asset whose last file was rejected."""
         rejected = self.keep(claimed.row.ref, claimed.row.idx, data)
-        self.books.assets.give_up(claimed, AssetState.FAILED, WHY, rejected=rejected)
+        self.ledger.assets.give_up(claimed, AssetState.FAILED, WHY, rejected=rejected)
 
     def conclude(self, ref: str) -> Job:
         """End a job that is due; return it."""
-        (claimed,) = [one for one in self.books.jobs.claim(100) if one.row.ref == ref]
+        (claimed,) = [one for one in self.ledger.jobs.claim(100) if one.row.ref == ref]
         self._reconciler.reconcile_job(claimed)
-        return self.books.job(ref)
+        return self.ledger.job(ref)
 
     def manifest(self, ref: str) -> Any:
         """Return the content of a job's manifest."""

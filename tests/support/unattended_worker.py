@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from archiving import SIZE
-from ledgers import Books, succeeded
+from ledgers import LedgerHarness, succeeded
 from outside_network import (
     DEFAULT_TLS,
     WEB,
@@ -52,9 +52,9 @@ class AssetAttempt:
 class UnattendedWorker:
     """A worker that runs alone from the announcement of a result to the end of its job."""
 
-    def __init__(self, books: Books, network: OutsideNetwork, folder: Path) -> None:
-        books.use_timing(replace(books.timing, url_lifetime=LIFETIME))
-        self.books = books
+    def __init__(self, ledger: LedgerHarness, network: OutsideNetwork, folder: Path) -> None:
+        ledger.use_timing(replace(ledger.timing, url_lifetime=LIFETIME))
+        self.ledger = ledger
         self.network = network
         self.provider = ConstantProvider()
         self.store = DirectoryStore(folder / "archive")
@@ -62,8 +62,8 @@ class UnattendedWorker:
         self._fetchers = ExitStack()
         self._scratch = folder / "scratch"
         self._scratch.mkdir()
-        self._archiver = books.archiver(self._fetcher(20, 20), self.store, self._scratch)
-        self._reconciler = books.reconciler(
+        self._archiver = ledger.archiver(self._fetcher(20, 20), self.store, self._scratch)
+        self._reconciler = ledger.reconciler(
             self.store,
             self.provider,
             "https://provider.test",
@@ -88,7 +88,7 @@ class UnattendedWorker:
     def attempt_with_limits(self, timeout: float, stall: float) -> None:
         """Make the attempt that is due now with these limits in seconds for the download."""
         usual_archiver = self._archiver
-        self._archiver = self.books.archiver(
+        self._archiver = self.ledger.archiver(
             self._fetcher(timeout, stall), self.store, self._scratch
         )
         self._attempt()
@@ -96,7 +96,7 @@ class UnattendedWorker:
 
     def limit_jobs(self, *, max_files: int = 1000, max_bytes: int = 1 << 40) -> None:
         """Use other limits for jobs from now on."""
-        self._archiver = self.books.archiver(
+        self._archiver = self.ledger.archiver(
             self._fetcher(20, 20),
             self.store,
             self._scratch,
@@ -110,31 +110,31 @@ class UnattendedWorker:
 
     def announce(self, *urls: str, task: str = "task-1") -> str:
         """Report a success with these results; return the job's ref."""
-        ref = self.books.waiting(task)
-        self.books.deliver(ref, succeeded(*urls or (URL,), provider_id=task))
+        ref = self.ledger.waiting(task)
+        self.ledger.deliver(ref, succeeded(*urls or (URL,), provider_id=task))
         return ref
 
     def run_until_finished(self, ref: str) -> Job:
         """Let time pass until the job is final."""
-        while (job := self.books.job(ref)).finished_at is None:
-            self.books.clock.now = max(self.books.clock.now, self._next_due())
+        while (job := self.ledger.job(ref)).finished_at is None:
+            self.ledger.clock.now = max(self.ledger.clock.now, self._next_due())
             self._attempt()
-            for claimed in self.books.jobs.claim(16):
+            for claimed in self.ledger.jobs.claim(16):
                 self._reconciler.reconcile_job(claimed)
-        assert self.books.totals.audit().ok
+        assert self.ledger.totals.audit().ok
         return job
 
     def _attempt(self) -> None:
-        for claimed in self.books.assets.claim(16):
+        for claimed in self.ledger.assets.claim(16):
             self._archiver.archive(claimed)
-            asset = self.books.assets_of(claimed.row.ref)[claimed.row.idx]
-            self.attempts.append(AssetAttempt(self.books.clock.now, asset))
+            asset = self.ledger.assets_of(claimed.row.ref)[claimed.row.idx]
+            self.attempts.append(AssetAttempt(self.ledger.clock.now, asset))
 
     def _next_due(self) -> float:
         dues = [
             due
             for table in ("assets", "jobs")
-            if (due := self.books.queries.next_due(table)) is not None
+            if (due := self.ledger.queries.next_due(table)) is not None
         ]
         return min(dues)
 
@@ -147,7 +147,7 @@ class UnattendedWorker:
         """Return when an event was written."""
         (moment,) = [
             event["created_at"]
-            for event in self.books.events.after(limit=1000)
+            for event in self.ledger.events.after(limit=1000)
             if (event["ref"], event["type"]) == (ref, kind)
         ]
         return float(moment)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from receiver import installation
-from receiver.errors import AnswerLostError, ConfigurationError, NotSentError
+from receiver.errors import AnswerLostError, ConfigurationError, NotSentError, ProviderError
 from receiver.providers.openai import protocol as openai_images
 from receiver.telemetry.redaction import Redactor
 
@@ -45,7 +45,6 @@ class OpenAIClient:
         raise ConfigurationError if the package is not installed.
         """
         require_package()
-        import httpx2  # noqa: PLC0415 - see the module
         import openai  # noqa: PLC0415 - see the module
 
         # Each call has a new connection: if the server has just closed a kept-alive one, it is not
@@ -71,16 +70,19 @@ class OpenAIClient:
             except _ResponseTakenError:
                 return reader.body
             except openai.APIConnectionError as error:
-                cause = error.__cause__ or error
-                if isinstance(
-                    cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError
-                ):
-                    raise NotSentError(f"no connection to {self.base_url}: {cause}") from error
-                raise AnswerLostError(
-                    f"the submit went to {self.base_url} and its answer was lost: {cause}"
-                ) from error
+                raise self._connection_error(error.__cause__ or error) from error
         # Not seen so far: the package posted the job but did not call the hook.
         raise AnswerLostError("the package returned without an answer")
+
+    def _connection_error(self, cause: BaseException) -> ProviderError:
+        """Return the error for a broken connection: NotSentError only if none was made."""
+        import httpx2  # noqa: PLC0415 - see the module
+
+        if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
+            return NotSentError(f"no connection to {self.base_url}: {cause}")
+        return AnswerLostError(
+            f"the submit went to {self.base_url} and its answer was lost: {cause}"
+        )
 
 
 class _ResponseTakenError(Exception):
