@@ -3,6 +3,8 @@
 The environment is read here, once, for the arbiter and all its workers.
 """
 
+from receiver.telemetry import structlog_alone  # noqa: F401, I001 - before all that imports structlog
+
 import gc
 import os
 import resource
@@ -26,6 +28,7 @@ from receiver.settings import Settings
 from receiver.telemetry import metric_files, tracing
 from receiver.telemetry.printable import printable
 
+_OUR_APPLICATION = "receiver.web:create_app()"
 _WRONG = 2  # exit status for a wrong configuration, as of our own commands
 
 
@@ -94,7 +97,7 @@ def _allow_open_files(number: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def on_starting(_server: Any) -> None:
+def on_starting(server: Any) -> None:
     """Prepare what all workers share, once, before the first one is forked."""
     from receiver.telemetry import logs  # noqa: PLC0415 - only a running server logs
 
@@ -112,6 +115,8 @@ def on_starting(_server: Any) -> None:
         from receiver.services import Services  # noqa: PLC0415
 
         Services(_settings).open().close()
+        if server.app.app_uri == _OUR_APPLICATION:
+            server.app.wsgi()  # creates it; somebody else's may start threads, so not that
     except ReceiverError as error:
         _give_up(error)
 

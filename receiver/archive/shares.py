@@ -28,6 +28,11 @@ log = structlog.get_logger(__name__)
 SHARE = 4
 # Seconds between two checks for work that waits.
 LOOK_INTERVAL = 1.0
+# A claim that looked for other hosts and took long, in seconds, is followed by claims that do not,
+# for so many times its own length. With 100,000 assets at one host it takes 0.3 to 0.8 s.
+LONG_LOOK, LOOK_SHARE = 0.1, 20
+# Seconds for which claims do not look at most: what took long may have been the disk.
+LOOK_PAUSE = 60.0
 # Seconds that a download runs at least, and that one may last that is not interrupted.
 MIN_SECONDS, ENDS_SOON = 2.0, 5.0
 # Seconds that a download may last, by its speed and size, if each thread has one asset that waits;
@@ -127,7 +132,9 @@ class Shares:
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str, int], Running] = {}  # by claim, ref and index
         self._slow = _Slow()
-        self._alone_until = self._next_look = 0.0
+        self._next_look = 0.0
+        # Until when claims do not look for others than these hosts.
+        self._alone_until: dict[frozenset[str], float] = {}
         self._ended_at = clock()
         self._fastest = _Fastest()
         self._turn = 0
@@ -147,18 +154,38 @@ class Shares:
         running = self._all()
         retries = self._most_retries - sum(one.is_retry for one in running)
         avoided = self._avoided(running)
+        began = self._clock()
         claims = self._claims.claim(
             limit, retries=max(0, retries), avoided=avoided, by_deadline=self._turn == TURNS - 1
         )
         self._turn = (self._turn + bool(claims)) % TURNS
-        if avoided and all(avoided[-1].includes(one.row) for one in claims):
-            # No other job waits. The query reads every due row: not for each claim again.
-            self._alone_until = self._clock() + LOOK_INTERVAL
+        self._note_look(avoided, claims, began)
         with self._lock:
             for one in claims:
                 progress = Progress(self._clock)
                 self._running[_key(one)] = Running(one.row, progress, netloc(one.row.url))
         return claims
+
+    def _note_look(
+        self, avoided: list[Avoided], claims: list[Claimed[Asset]], began: float
+    ) -> None:
+        """Remember beside which hosts no others wait, so that not each claim looks for others.
+
+        If there are none, the query reads every due asset. If it took long, it is not repeated for
+        a while in any case: SQLite's other writers wait meanwhile.
+        """
+        now = self._clock()
+        seconds = now - began
+        until = now + min(max(LOOK_INTERVAL, LOOK_SHARE * seconds), LOOK_PAUSE)
+        alone = {
+            one.hosts: until
+            for one in avoided
+            if (seconds > LONG_LOOK and one.hosts)
+            or all(one.includes(claimed.row) for claimed in claims)
+        }
+        with self._lock:
+            known = {hosts: then for hosts, then in self._alone_until.items() if then > now}
+            self._alone_until = known | alone
 
     def run(
         self, claimed: Claimed[Asset], archive: Callable[[Claimed[Asset], Progress], None]
@@ -193,8 +220,6 @@ class Shares:
         If every waiting job and host holds its share, the limits end, because no thread should be
         idle: first that of hosts, then that of jobs, finally that of slow sources.
         """
-        if self._clock() < self._alone_until:
-            return []
         slow = self._slow_parties()
         if _count(running, slow) < self._threads // SHARE:
             slow = set()
@@ -206,7 +231,14 @@ class Shares:
         jobs = _jobs(full)
         levels = (full | slow, fuller | jobs | slow, jobs | slow, jobs | _jobs(slow), slow)
         avoided = [_avoiding(running, parties) for parties in (*levels, _jobs(slow))]
-        return [one for one in avoided if one]
+        return [one for one in avoided if one and not self._is_alone(one)]
+
+    def _is_alone(self, avoided: Avoided) -> bool:
+        """Return whether a claim has found a moment ago that no others wait."""
+        now = self._clock()
+        with self._lock:
+            known = [hosts for hosts, until in self._alone_until.items() if until > now]
+        return any(hosts <= avoided.hosts for hosts in known)
 
     # While all threads are busy.
 

@@ -1,5 +1,6 @@
 """The ``receiver`` command."""
 
+from receiver.telemetry import structlog_alone  # noqa: F401, I001 - before all that imports structlog
 from receiver.cli.base import Commands
 
 main = Commands(

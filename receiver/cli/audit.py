@@ -11,8 +11,9 @@ from types import FrameType
 
 import click
 
-from receiver.cli.base import SOME_FAILED, console, load, new_table, reports_errors, say
+from receiver.cli.base import SOME_FAILED, load, reports_errors, say
 from receiver.cli.progress_bar import ProgressBar
+from receiver.cli.terminal import console, new_table
 from receiver.errors import ReceiverError
 from receiver.ledger.queries.audit import Audit
 from receiver.maintenance import checkpoint

@@ -1,22 +1,20 @@
-"""What the commands share: settings from the environment, errors with exit status, output."""
+"""What all commands share: settings from the environment, errors with exit status, output.
+
+What needs rich is in ``terminal``: web and worker do without it.
+"""
 
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from difflib import get_close_matches
-from functools import partial, wraps
+from functools import wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
 import click
 from pydantic import BaseModel
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Column, Table
-from rich.text import Text
 
 from receiver import data_dir, failpoints
 from receiver.errors import ConfigurationError, ReceiverError
@@ -33,8 +31,6 @@ T = TypeVar("T")
 SOME_FAILED, WRONG_USAGE = 1, 2
 # After Ctrl-C, as shells expect it: 128 plus the number of the signal.
 INTERRUPTED = 130
-# Columns of output that does not go to a terminal: enough that nothing is ever wrapped or cut.
-_UNLIMITED = 1_000_000
 
 
 class Commands(click.Group):
@@ -103,29 +99,6 @@ def reports_errors(command: Callable[P, T]) -> Callable[P, T]:
     return guarded
 
 
-def console() -> Console:
-    """Return a console for stdout. It wraps lines only on a terminal, not in a file or a pipe."""
-    return Console(width=None if sys.stdout.isatty() else _UNLIMITED)
-
-
-def print_table(table: Table, section: str = "") -> None:
-    """Print a table: on a terminal as one; else each row whole on a line, with tabs between cells.
-
-    ``section`` is the first cell of each such line, where a command prints several tables.
-    """
-    if sys.stdout.isatty():
-        console().print(table)
-        return
-    for row in zip(*(column.cells for column in table.columns), strict=True):
-        cells = [section, *row] if section else row
-        say("\t".join(_on_one_line(cell) for cell in cells), keep="\t")
-
-
-def _on_one_line(cell: object) -> str:
-    text = cell.plain if isinstance(cell, Text) else str(cell or "")
-    return printable(text)
-
-
 def when(moment: float | None) -> str:
     """Return a moment (seconds since the epoch): on a terminal short and local, else RFC 3339."""
     if moment is None or not sys.stdout.isatty():
@@ -134,17 +107,6 @@ def when(moment: float | None) -> str:
     if local.date() == today.date():
         return f"{local:%H:%M:%S}"
     return f"{local:%m-%d %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d}"
-
-
-def new_table(*headers: str, title: str | None = None) -> Table:
-    """Return a table that shows every cell whole, on several lines if the terminal is narrow.
-
-    A ref stays on one line, to be copied, and so does a state.
-    """
-    columns = [
-        Column(name, overflow="fold", no_wrap=name in ("ref", "job", "state")) for name in headers
-    ]
-    return _Table(*columns, title=title, title_justify="left")
 
 
 def load() -> Settings:
@@ -159,17 +121,8 @@ def load() -> Settings:
     return settings
 
 
-class _Table(Table):
-    """A table that shows each text as it is: no control characters, and nothing read as markup."""
-
-    def add_row(self, *cells: Any, **options: Any) -> None:
-        """Add a row of texts, or of Text objects that a caller has styled."""
-        shown = [one if isinstance(one, Text) else Text(printable(str(one or ""))) for one in cells]
-        super().add_row(*shown, **options)
-
-
-# The consoles that show a bar on stderr now; a process has one at a time.
-_bars: list[Console] = []
+# What prints a line above the bar on stderr, while there is one; a process has one at a time.
+above_bar: list[Callable[[str], object]] = []
 
 
 def say(text: str, *, err: bool = False, keep: str = "") -> None:
@@ -177,29 +130,10 @@ def say(text: str, *, err: bool = False, keep: str = "") -> None:
 
     ``keep`` is not escaped. Where a bar is shown on stderr, the line comes above it.
     """
-    if err and _bars:
-        _bars[-1].print(Text(printable(text)), soft_wrap=True)
+    if err and above_bar:
+        above_bar[-1](printable(text))
     else:
         click.echo(printable(text, keep=keep), err=err)
-
-
-@contextmanager
-def bar_shown(bar: Progress) -> Iterator[None]:
-    """Show a bar on stderr; messages of ``say`` and lines of the log come above it."""
-    if bar.disable:
-        yield
-        return
-    with bar, logs.diverted(partial(_print_line, bar.console)):
-        _bars.append(bar.console)
-        try:
-            yield
-        finally:
-            _bars.pop()
-
-
-def _print_line(console: Console, line: str) -> None:
-    """Print a line of the log above the bar, with its own colours."""
-    console.print(Text.from_ansi(line), soft_wrap=True)
 
 
 def to_json(value: object) -> str:

@@ -16,14 +16,12 @@ from receiver.cli.base import (
     INTERRUPTED,
     SOME_FAILED,
     act_on_each,
-    console,
     load,
-    new_table,
-    print_table,
     reports_errors,
     say,
     when,
 )
+from receiver.cli.terminal import console, new_table, print_table
 from receiver.errors import ReceiverError
 from receiver.events.event import Event
 from receiver.events.listen import MAX_NUMBER, Cursor, EventReader, run_command

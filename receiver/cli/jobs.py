@@ -11,10 +11,7 @@ from receiver.archive.manifest import quarantine_key
 from receiver.cli.base import (
     SOME_FAILED,
     act_on_each,
-    console,
     load,
-    new_table,
-    print_table,
     reports_errors,
     say,
     say_json,
@@ -22,6 +19,7 @@ from receiver.cli.base import (
 )
 from receiver.cli.moments import MOMENT, MOMENT_AFTER
 from receiver.cli.refs import full_ref, known_job, ref_argument, ref_text
+from receiver.cli.terminal import console, new_table, print_table
 from receiver.jobs.job_object import webhook_shown
 from receiver.jobs.schemas import metadata_filter
 from receiver.ledger.queries.job_list import Wanted

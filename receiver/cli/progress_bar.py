@@ -16,7 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from receiver.cli.base import bar_shown, say
+from receiver.cli.base import say
+from receiver.cli.terminal import bar_shown
 
 # Seconds between two lines where there is no terminal.
 LINE_INTERVAL = 30.0

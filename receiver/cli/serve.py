@@ -1,12 +1,14 @@
 """``receiver serve``: web and worker in one process tree."""
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from receiver import data_dir
 from receiver.cli.base import load, reports_errors, say
+from receiver.errors import ReceiverError
 from receiver.server.listening import listen, url_of
 from receiver.server.supervisor import become_supervisor
 from receiver.telemetry import metric_files, tracing
@@ -38,14 +40,43 @@ def serve(host: str | None, port: int | None) -> None:
     metric_files.share(settings.data_dir)
     from receiver.services import Services  # noqa: PLC0415 - it creates metrics: after share
 
-    services = Services(settings).open()
-    services.close()
+    services = Services(settings)
+    _migrate_apart(services)
+    services.open().close()
     assert services.tickets  # noqa: S101 - creates the secret now, before two processes need it
     place = settings.listen_host if host is None else host
     with listen(place, settings.port if port is None else port) as listener:
         _announce(services, url_of(listener))
         metric_files.forget()
         become_supervisor(listener, settings.log_level, settings.log_format)
+
+
+def _migrate_apart(services: "Services") -> None:
+    """Migrate an old embedded ledger in another process.
+
+    Here the packages for migrations would stay: 9 MB that all processes of the service inherit.
+    What goes wrong is not reported here: the ledger is opened again, with the same error.
+    """
+    if not _needs_migration(services):
+        return
+    services.close()
+    if child := os.fork():
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):  # as if it had hit this process, for whoever restarts it
+            os.kill(os.getpid(), os.WTERMSIG(status))
+        return
+    try:
+        with suppress(Exception):
+            services.open()
+    finally:
+        os._exit(0)
+
+
+def _needs_migration(services: "Services") -> bool:
+    try:
+        return services.settings.embedded and services.needs_migration()
+    except ReceiverError:
+        return False
 
 
 def _announce(services: "Services", url: str) -> None:

@@ -10,17 +10,13 @@ the current code and configuration, and stops the old ones when the new ones are
 stops the children when this process dies, so that even ``kill -9`` leaves no process behind.
 """
 
-import sys
-
-if __name__ == "__main__":
-    # structlog imports it for tracebacks in colours, which are never printed here: half of the
-    # processor time of a start.
-    sys.modules["rich"] = None  # type: ignore[assignment]  # Python's way to forbid an import
+from receiver.telemetry import structlog_alone  # noqa: F401, I001 - before all that imports structlog
 
 import gc
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Sequence

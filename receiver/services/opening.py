@@ -56,7 +56,8 @@ class Opening(LedgerParts):
             data_dir.close_to_others(self.settings.data_dir, self.settings.ledger_path)
         assert self.store  # noqa: S101 - reports a malformed ARCHIVE_URL before any work begins
         if self.settings.embedded:
-            self._migrate_if_old()
+            if self.needs_migration():
+                schema.migrate(self.settings.database_url)
         else:
             self._require_sessions()
             schema.require_current(self.database)
@@ -83,10 +84,10 @@ class Opening(LedgerParts):
         )
         raise ConfigurationError([mistake])
 
-    def _migrate_if_old(self) -> None:
+    def needs_migration(self) -> bool:
+        """Return whether the embedded ledger is missing, or too old for this code."""
         path = self.settings.ledger_path
-        if not path.exists() or schema.is_old(schema.version(self.database)):
-            schema.migrate(self.settings.database_url)
+        return not path.exists() or schema.is_old(schema.version(self.database))
 
     def _require_sessions(self) -> None:
         if isinstance(self.database, PostgresDatabase) and not self.database.keeps_sessions():

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from receiver.cli import base
-from receiver.cli.base import bar_shown
+from receiver.cli.terminal import bar_shown
 from receiver.model import FINAL_STATES, JobState
 from submitter.batch.job_table import JobTable
 from submitter.batch.run import Batch

@@ -10,12 +10,11 @@ from receiver.cli.base import (
     SOME_FAILED,
     WRONG_USAGE,
     load,
-    new_table,
-    print_table,
     reports_errors,
     say,
     say_json,
 )
+from receiver.cli.terminal import new_table, print_table
 from receiver.errors import ConfigurationError, ProviderError
 from receiver.ledger.queries.totals import Usage
 from receiver.model import Provider

@@ -12,7 +12,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from receiver.cli.base import SOME_FAILED, bar_shown, load, reports_errors, say, say_json
+from receiver.cli.base import SOME_FAILED, load, reports_errors, say, say_json
+from receiver.cli.terminal import bar_shown
 from receiver.errors import ConfigurationError, KeyTakenError, ReceiverError
 from receiver.jobs.job_object import JobView
 from receiver.jobs.request import DEFAULT_MODEL, takes_variants

@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from receiver.cli.base import SOME_FAILED, console, new_table, reports_errors
+from receiver.cli.base import SOME_FAILED, reports_errors
+from receiver.cli.terminal import console, new_table
 from receiver.errors import ConfigurationError
 from receiver.jobs.job_object import JobView
 from receiver.ledger.queries.audit import Audit

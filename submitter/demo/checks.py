@@ -8,7 +8,7 @@ import requests
 from rich.table import Table
 from rich.text import Text
 
-from receiver.cli.base import new_table
+from receiver.cli.terminal import new_table
 from receiver.ledger.rows import Asset, Job
 from receiver.services import Services
 from receiver.telemetry.printable import printable

@@ -3,10 +3,11 @@
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -122,6 +123,20 @@ def test_a_free_port_is_announced_as_the_one_it_is(installation: Installation) -
             what="an answer at the port that was announced",
         )
         assert service.stop() == 0
+
+
+def test_a_ledger_that_cannot_be_migrated_is_reported_once_and_nothing_is_started(
+    installation: Installation,
+) -> None:
+    installation.data.mkdir()
+    with closing(sqlite3.connect(installation.data / "ledger.sqlite3")) as ledger, ledger:
+        ledger.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        ledger.execute("INSERT INTO alembic_version VALUES ('0001')")
+    tried = installation.run("receiver", "serve")
+    assert tried.status == 1, tried.err
+    assert tried.err.count("no such table") == 1, tried.err
+    assert "Traceback" not in tried.err
+    assert not is_working(installation.data)
 
 
 def test_nothing_is_announced_where_the_port_is_taken(installation: Installation) -> None:

@@ -24,12 +24,14 @@ from tests.bench.archiving import archive, file_process
 from tests.bench.measurements import Amount, Line
 from tests.bench.processes import cpu_seconds, environment, postmaster, running
 
+NO_FILES = ("-m", "tests.bench.no_files")
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """What the workers do: their threads, seconds until the source answers, numbers of workers.
 
-    ``jobs`` in each round, or as many as the bench has chosen.
+    ``jobs`` in each round, or as many as the bench has chosen. ``program`` is the worker's.
     """
 
     name: str
@@ -37,12 +39,14 @@ class Load:
     delay: float
     processes: Sequence[int] = (1, 2, 4)
     jobs: int | None = None
+    program: Sequence[str] = ("-m", "receiver", "worker")
 
 
 LOADS = (
     Load("source at once", 8, 0.0),
     Load("source after 0.2 s", 4, 0.2),
     Load("800 queued, source after 0.01 s", 4, 0.01, (1, 2), 800),
+    Load("800 queued, 10 ms each without a file", 4, 0.0, (1, 2), 800, NO_FILES),
 )
 
 
@@ -80,7 +84,7 @@ def _measure(folder: Path, server: MortalPostgres, amount: Amount, load: Load) -
             busy = [file_pid, postmaster(services)]
             for _ in amount:
                 for processes in load.processes:
-                    with _workers(services, env, folder, processes) as pids:
+                    with _workers(services, env, folder, processes, load.program) as pids:
                         archive(services, url, 16)  # warms up and is not counted
                         began, used = time.monotonic(), _used([*pids, *busy])
                         rates[processes].append(archive(services, url, load.jobs or amount.each)[1])
@@ -103,7 +107,7 @@ def _used(pids: Sequence[int]) -> float:
 
 @contextmanager
 def _workers(
-    services: Services, env: dict[str, str], folder: Path, processes: int
+    services: Services, env: dict[str, str], folder: Path, processes: int, program: Sequence[str]
 ) -> Iterator[list[int]]:
     """Run this many workers and give their process numbers; each counts once it holds its lock."""
     with ExitStack() as stack:
@@ -112,7 +116,7 @@ def _workers(
             before = _registered(services)
             ready = lambda before=before: _registered(services) > before  # noqa: E731 - bound here
             log = folder / f"worker-{number}.log"
-            pids.append(stack.enter_context(running(["-m", "receiver", "worker"], env, log, ready)))
+            pids.append(stack.enter_context(running(program, env, log, ready)))
         yield pids
     deadline = time.monotonic() + 5
     while _registered(services) and time.monotonic() < deadline:

@@ -16,6 +16,7 @@ from seaweed import S3Server
 from receiver.archive.stores.s3 import S3Store
 from receiver.archive.stores.s3_bucket import Bucket
 from receiver.archive.stores.s3_options import DEFAULT, S3Options
+from receiver.archive.stores.s3_put import Upload
 from receiver.archive.stores.s3_transport import Limits
 from receiver.errors import StoreError
 
@@ -147,7 +148,7 @@ def read(bucket: Bucket) -> None:
 
 
 def put(bucket: Bucket) -> None:
-    bucket.put(KEY, _BYTES, "00" * 32, "text/plain", "none")
+    bucket.put(Upload(KEY, _BYTES, "00" * 32, "text/plain"), "none")
 
 
 def take_then(script: Script) -> Script:
@@ -214,7 +215,7 @@ def test_a_server_that_closes_within_the_answer_to_expect_does_not_hold_a_thread
             pytest.raises(StoreError, match="the connection was cut"),
             bucket.store_errors("use"),
         ):
-            bucket.put(KEY, BytesIO(_BYTES), "00" * 32, "text/plain", "none")
+            bucket.put(Upload(KEY, BytesIO(_BYTES), "00" * 32, "text/plain"), "none")
         assert b"Expect: 100-continue" in server.requests[0]
         assert time.monotonic() - began < 10, "it asked for lines until the limit"
     finally:

@@ -5,10 +5,12 @@ Claims and ledger are real; downloads are simulated, a second at a time, from wh
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import pairwise, product
+from typing import Any
 
 import pytest
 from ledgers import LedgerHarness, stored, succeeded
+from sqlalchemy import Connection
 
 from receiver.archive.shares import TURNS, Running, Shares
 from receiver.clock import back_off
@@ -245,6 +247,56 @@ def test_who_is_alone_has_all_threads_and_a_quarter_when_others_come(
     most = threads - threads // 4
     simulation.run_until(lambda: simulation.held(attacker) >= most, within=90)
     assert simulation.held(attacker) >= most, "alone again"
+
+
+@pytest.mark.parametrize("threads", [4, 16])
+def test_beside_one_host_for_all_jobs_others_are_looked_for_once_a_second(
+    ledger: LedgerHarness, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    asked: list[Avoided] = []
+    claim = FairClaims._claim
+
+    def counted(it: FairClaims, at: Connection, limit: int, below: int, whom: Avoided) -> Any:
+        if whom.hosts and limit > 0:
+            asked.append(whom)
+        return claim(it, at, limit, below, whom)
+
+    monkeypatch.setattr(FairClaims, "_claim", counted)
+    simulation = Simulation(ledger, threads)
+    for job in range(90):
+        simulation.report(*(f"https://files.test/{job}/{index}.png" for index in range(4)))
+    simulation._start()
+    asked.clear()
+    for _ in range(30):
+        key, one = next(iter(simulation.shares._running.items()))
+        simulation._end(key, one)
+        simulation._start()
+    assert len(simulation.shares._running) == threads
+    # Few and many attempts are two questions, and so are a host's share and twice its share.
+    assert len(asked) <= 4, "every question reads all due assets"
+    other = simulation.report("https://other.test/1.png", lives=9000.0)
+    simulation.run(4)
+    assert other in simulation.ended
+
+
+def test_a_look_for_others_that_took_long_is_not_repeated_soon(
+    ledger: LedgerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, looks = FairClaims.claim, list[float]()
+
+    def slow(it: FairClaims, limit: int, **how: Any) -> list[Claimed[Asset]]:
+        if any(one.hosts for one in how["avoided"]):
+            simulation.now += 0.5  # 20 times as long is 10 s
+            looks.append(simulation.now)
+        return claim(it, limit, **how)
+
+    monkeypatch.setattr(FairClaims, "claim", slow)
+    simulation = Simulation(ledger, 16)
+    for job in range(90):
+        simulation.report(*(f"https://files.test/{job}/{index}.png" for index in range(4)))
+    simulation.run(25)
+    assert len(looks) > 1
+    assert all(later - look >= 10 for look, later in pairwise(looks))
 
 
 @pytest.mark.parametrize("speed", [FAST, 50_000.0])

@@ -24,8 +24,9 @@ from rich.progress import Progress
 from web_client import FAILED, WebClient, web_client
 
 from receiver.cli import main
-from receiver.cli.base import bar_shown, say
+from receiver.cli.base import say
 from receiver.cli.moments import MOMENT, MOMENT_AFTER
+from receiver.cli.terminal import bar_shown
 from receiver.model import Submission
 from receiver.telemetry import logs
 

@@ -4,7 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from receiver.cli.base import new_table
+from receiver.cli.terminal import new_table
 
 REF = "01JZ2Q7V3N0123456789ABCDEF"
 

@@ -12,19 +12,21 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, BinaryIO, TypedDict, Unpack
+from typing import TYPE_CHECKING, BinaryIO, TypedDict
 
 from botocore.exceptions import ClientError
 
 from receiver.archive.stores import require_key
 from receiver.archive.stores.s3_abilities import Abilities, find_abilities, put_marker
-from receiver.archive.stores.s3_bucket import Bucket, Condition
+from receiver.archive.stores.s3_bucket import Bucket
 from receiver.archive.stores.s3_errors import error_code, is_taken
 from receiver.archive.stores.s3_options import DEFAULT, S3Options
 from receiver.archive.stores.s3_probe import Capabilities, probe
+from receiver.archive.stores.s3_put import Upload
 from receiver.archive.stores.s3_read import CHUNK, Download, ReadBack, declared_hash, read_back
 from receiver.archive.stores.s3_transport import LIMITS, Limits
 from receiver.errors import ObjectDiffersError, StoreError
@@ -84,12 +86,13 @@ class S3Store:
         """
         name = self._name(key)
         with self._writing(key), path.open("rb") as body:
-            new = self._put_new(name, body, sha256, content_type)
+            upload = Upload(name, body, sha256, content_type)
+            new = self._put_new(upload)
             if new and not self._reads():
                 return
             found = self._read_back(name, meant=sha256 if new else None)
             if found.damaged and not new:
-                self._upload(name, body, sha256, content_type)
+                self._upload(upload)
                 found = self._read_back(name, meant=sha256)
         self._require_undamaged(key, found)
         if found.sha256 != sha256:
@@ -106,23 +109,19 @@ class S3Store:
 
         Only a conditional put makes sure that of two writers one succeeds.
         """
-        name = self._name(key)
-        sha256 = hashlib.sha256(data).hexdigest()
+        upload = self._bytes_upload(key, data, content_type)
         with self._writing(key):
-            if not self._server().conditional or not self._put_if_free(
-                name, data, sha256, content_type
-            ):
+            if not (self._server().conditional and self._put_if_free(upload)):
                 return False
-            self._require_stored(key, sha256)
+            self._require_stored(key, upload.sha256)
         return True
 
     def replace(self, key: str, data: bytes, *, content_type: str) -> None:
         """Upload the bytes over what is there; see Store."""
-        name = self._name(key)
-        sha256 = hashlib.sha256(data).hexdigest()
+        upload = self._bytes_upload(key, data, content_type)
         with self._writing(key):
-            self._upload(name, data, sha256, content_type)
-            self._require_stored(key, sha256)
+            self._upload(upload)
+            self._require_stored(key, upload.sha256)
 
     def open(self, key: str, start: int = 0) -> BinaryIO:
         """Start the download; see Store. Only a whole object is compared with its declared hash."""
@@ -232,36 +231,30 @@ class S3Store:
     def _name(self, key: str) -> str:
         return self._prefix + require_key(key)
 
-    def _put_new(self, name: str, body: BinaryIO, sha256: str, content_type: str) -> bool:
+    def _bytes_upload(self, key: str, data: bytes, content_type: str) -> Upload:
+        return Upload(self._name(key), data, hashlib.sha256(data).hexdigest(), content_type)
+
+    def _put_new(self, upload: Upload) -> bool:
         """Upload the file unless the key is taken. Return whether it was uploaded."""
         if self._server().conditional:
-            return self._put_if_free(name, body, sha256, content_type)
-        if self._bucket.exists(name):
+            return self._put_if_free(upload)
+        if self._bucket.exists(upload.name):
             return False
-        self._upload(name, body, sha256, content_type)
+        self._upload(upload)
         return True
 
-    def _put_if_free(
-        self, name: str, body: BinaryIO | bytes, sha256: str, content_type: str
-    ) -> bool:
+    def _put_if_free(self, upload: Upload) -> bool:
         """Upload an object in a conditional put; return False if the server says it is taken."""
         try:
-            self._upload(name, body, sha256, content_type, IfNoneMatch="*")
+            self._upload(replace(upload, only_if_free=True))
         except ClientError as error:
             if is_taken(error):
                 return False
             raise
         return True
 
-    def _upload(
-        self,
-        name: str,
-        body: BinaryIO | bytes,
-        sha256: str,
-        content_type: str,
-        **condition: Unpack[Condition],
-    ) -> None:
-        self._bucket.put(name, body, sha256, content_type, self._server().checksum, **condition)
+    def _upload(self, upload: Upload) -> None:
+        self._bucket.put(upload, self._server().checksum)
 
     def _page(self, below: str, start: _Start) -> "ListObjectsV2OutputTypeDef":
         return self._bucket.call(

@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from receiver.archive.stores.s3_bucket import Bucket, Checksum, Condition
 from receiver.archive.stores.s3_errors import error_code, is_taken, is_unsupported, status
+from receiver.archive.stores.s3_put import Upload
 
 MARKER_TEXT = (
     b"Written once by webhook-image-receiver to see whether it may write here. May be deleted.\n"
@@ -139,4 +140,4 @@ def _put(
     condition = condition or {}
     if wrong:
         condition, checksum = {**condition, "ChecksumSHA256": _WRONG}, "none"
-    bucket.put(marker, MARKER_TEXT, _SHA256, "text/plain", checksum, **condition)
+    bucket.put_object(Upload(marker, MARKER_TEXT, _SHA256, "text/plain"), checksum, **condition)

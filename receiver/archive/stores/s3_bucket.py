@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
 import boto3
 from botocore.config import Config
@@ -21,6 +21,7 @@ from receiver.archive.stores.s3_errors import (
     status,
 )
 from receiver.archive.stores.s3_options import S3Options
+from receiver.archive.stores.s3_put import RepeatedPuts, Upload
 from receiver.archive.stores.s3_transport import Limits, limit_time
 from receiver.errors import MissingObjectError, StoreError
 from receiver.net.aws_client import AwsClient
@@ -47,7 +48,7 @@ _FOREIGN_ERRORS = (
 
 
 class Condition(TypedDict, total=False):
-    """The condition of a put; the second one is for trials with a wrong hash."""
+    """What trials of a server say besides."""
 
     IfNoneMatch: str
     ChecksumSHA256: str
@@ -79,6 +80,7 @@ class Bucket:
             user_agent="webhook-image-receiver",
         )
         self._client: AwsClient[S3Client] = AwsClient(self._make)
+        self._puts: RepeatedPuts | None = None
 
     def client(self) -> "S3Client":
         """Return the client; many threads may use it."""
@@ -88,35 +90,46 @@ class Bucket:
         """Return what the operation returns; repeat it if the credentials were renewed."""
         return self._client.call(operation)
 
-    def put(
+    def put(self, upload: Upload, checksum: Checksum) -> None:
+        """Upload an object with its SHA-256 as metadata, like ``put_object`` but cheaper."""
+
+        def put(client: "S3Client") -> None:
+            puts = self._puts
+            if checksum == "sha256" and puts and puts.client is client:
+                puts.put(upload, lambda: self._put_object(client, upload, checksum))
+            else:
+                self._put_object(client, upload, checksum)
+
+        self.call(put)
+
+    def put_object(
+        self, upload: Upload, checksum: Checksum, **condition: Unpack[Condition]
+    ) -> "PutObjectOutputTypeDef":
+        """Upload an object with its SHA-256 as metadata; return the whole answer."""
+        return self.call(lambda client: self._put_object(client, upload, checksum, **condition))
+
+    def _put_object(
         self,
-        name: str,
-        body: BinaryIO | bytes,
-        sha256: str,
-        content_type: str,
+        client: "S3Client",
+        upload: Upload,
         checksum: Checksum,
         **condition: Unpack[Condition],
     ) -> "PutObjectOutputTypeDef":
-        """Upload an object with its SHA-256 (hex) as metadata; every put goes through here."""
         declared: Any = {**condition, **self._options.put_headers()}
+        if upload.only_if_free:
+            declared["IfNoneMatch"] = "*"
         if checksum == "sha256":
-            declared["ChecksumSHA256"] = base64.b64encode(bytes.fromhex(sha256)).decode()
+            declared["ChecksumSHA256"] = upload.checksum()
         elif checksum == "md5":
-            declared["ContentMD5"] = _md5(body)
-
-        def upload(client: "S3Client") -> "PutObjectOutputTypeDef":
-            if not isinstance(body, bytes):
-                body.seek(0)
-            return client.put_object(
-                Bucket=self.name,
-                Key=name,
-                Body=body,
-                ContentType=content_type,
-                Metadata={"sha256": sha256},
-                **declared,
-            )
-
-        return self.call(upload)
+            declared["ContentMD5"] = _md5(upload)
+        return client.put_object(
+            Bucket=self.name,
+            Key=upload.name,
+            Body=upload.rewound(),
+            ContentType=upload.content_type,
+            Metadata={"sha256": upload.sha256},
+            **declared,
+        )
 
     def exists(self, name: str) -> bool:
         """Return whether there is such an object.
@@ -168,6 +181,7 @@ class Bucket:
         if (found := bucket_in_endpoint(client.meta.endpoint_url, self.name)) and found.certain:
             raise StoreError(found.remedy)
         limit_time(client, self._limits)
+        self._puts = RepeatedPuts(client, session.get_credentials())
         return client
 
     def _suspicion(self, error: Exception) -> str:
@@ -189,12 +203,12 @@ class Bucket:
         return f"the bucket {self.name!r} at {endpoint}"
 
 
-def _md5(body: BinaryIO | bytes) -> str:
+def _md5(upload: Upload) -> str:
+    body = upload.rewound()
     digest = hashlib.md5(usedforsecurity=False)
     if isinstance(body, bytes):
         digest.update(body)
     else:
-        body.seek(0)
         while block := body.read(_BLOCK):
             digest.update(block)
     return base64.b64encode(digest.digest()).decode()

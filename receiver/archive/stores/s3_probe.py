@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from receiver.archive.stores.s3_bucket import Bucket, Checksum
 from receiver.archive.stores.s3_errors import is_unsupported, status
+from receiver.archive.stores.s3_put import Upload
 
 if TYPE_CHECKING:  # stubs are a development tool, not installed with the service
     from mypy_boto3_s3 import S3Client
@@ -56,7 +57,8 @@ def probe(bucket: Bucket, prefix: str, checksum: Checksum) -> Capabilities:
     """
     name = f"{prefix}.receiver-doctor-{secrets.token_hex(8)}"
     client = bucket.client()
-    written = bucket.put(name, _TEXT, _SHA256, "text/plain", checksum)
+    upload = Upload(name, _TEXT, _SHA256, "text/plain")
+    written = bucket.put_object(upload, checksum)
     try:
         read = client.get_object(Bucket=bucket.name, Key=name)
         metadata = {word.lower(): value for word, value in read["Metadata"].items()}
@@ -64,7 +66,7 @@ def probe(bucket: Bucket, prefix: str, checksum: Checksum) -> Capabilities:
             "whole": read["Body"].read() == _TEXT,
             "metadata": metadata.get("sha256") == _SHA256,
             "conditional": _is_refused(
-                lambda: bucket.put(name, _TEXT, _SHA256, "text/plain", checksum, IfNoneMatch="*"),
+                lambda: bucket.put_object(upload, checksum, IfNoneMatch="*"),
                 {412, 409},
             ),
             "hashes": _refuses_wrong_hash(bucket, f"{name}-wrong"),
@@ -85,7 +87,7 @@ def _refuses_wrong_hash(bucket: Bucket, name: str) -> bool:
     """Return whether the server rejects a put whose SHA-256 is wrong."""
     wrong = hashlib.sha256(_TEXT + b"other").hexdigest()
     if _is_refused(
-        lambda: bucket.put(name, _TEXT, wrong, "text/plain", "sha256"),
+        lambda: bucket.put_object(Upload(name, _TEXT, wrong, "text/plain"), "sha256"),
         {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY},
     ):
         return True
