@@ -94,8 +94,8 @@ class HttpJobs:
 
     def _without_worker(self) -> str:
         return (
-            f"RECEIVER_URL: no worker serves the ledger of {self._url}: nobody would archive a "
-            "paid job, so nothing was posted (to post all the same: --no-check)"
+            f"RECEIVER_URL: no worker serves the ledger of {self._url}: no worker would archive a "
+            "paid job, so nothing was posted (to post anyway: --no-check)"
         )
 
     def post(self, request: Mapping[str, Any]) -> str:

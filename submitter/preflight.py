@@ -61,9 +61,9 @@ def _without_worker(services: Services) -> str:
     name = "DATA_DIR" if chosen.embedded else "DATABASE_URL"
     ledger = chosen.ledger_path if chosen.embedded else "at DATABASE_URL"
     return (
-        f"{name}: no worker serves the ledger {ledger}, and {problem}: nobody would archive a paid "
-        f"job, so nothing was posted; set {name} to that of the running service, or start "
-        "`receiver serve` here (to post all the same: --no-check)"
+        f"{name}: no worker serves the ledger {ledger}, and {problem}: no worker would archive a "
+        f"paid job, so nothing was posted; set {name} to that of the running service, or start "
+        "`receiver serve` here (to post anyway: --no-check)"
     )
 
 

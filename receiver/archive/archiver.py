@@ -360,7 +360,7 @@ class Archiver:
             self._give_up(
                 claimed,
                 AssetState.EXPIRED,
-                f"not archived while its URL lived (until {end}), "
+                f"not archived while its URL was valid (until {end}), "
                 f"{asset.attempts} attempts: {text}",
                 rejected,
             )

@@ -358,7 +358,7 @@ class Manifest(_Part):
     def _adds_up(self) -> Self:
         """Check the invariants of the ledger."""
         if self.state not in FINAL_STATES:
-            raise ValueError(f"the job is {self.state}, which is no final state")
+            raise ValueError(f"the job is {self.state}, which is not a final state")
         if (self.state is JobState.ARCHIVED) != (len(self.archived) == len(self.assets)):
             raise ValueError(
                 f"the job is {self.state}, but {len(self.archived)} of its {len(self.assets)} "

@@ -32,8 +32,8 @@ class Moment(click.ParamType[float]):
             return (moment + timedelta(days=self._after and is_day)).timestamp()
         except (ValueError, OverflowError):
             self.fail(
-                f"{text!r} is no time: write a day such as 2026-07-01, a time such as "
-                '"2026-07-01 18:00", or 30m, 2h, 7d for so long ago',
+                f"{text!r} is not a time: write a day such as 2026-07-01, a time such as "
+                '"2026-07-01 18:00", or an age: 30m, 2h, 7d',
                 param,
                 ctx,
             )

@@ -36,7 +36,7 @@ def ref_text(value: str) -> str:
     """Return a ref or its beginning in upper case; raise BadParameter if it cannot be one."""
     if not re.fullmatch(_REF_PREFIX, value.strip().upper()):
         raise click.BadParameter(
-            f"{printable(value)} is no ref; write one as `receiver jobs` shows it, "
+            f"{printable(value)} is not a ref; write one as `receiver jobs` shows it, "
             "such as 01JZ2Q7V3N0123456789ABCDEF, or its beginning"
         )
     return value.strip().upper()

@@ -15,7 +15,7 @@ from receiver.cli.base import above_bar, say
 from receiver.telemetry import logs
 from receiver.telemetry.printable import printable
 
-# Columns of output that does not go to a terminal: so many that nothing is ever wrapped or cut.
+# Columns of output that does not go to a terminal: enough that nothing is ever wrapped or cut.
 _UNLIMITED = 1_000_000
 
 
@@ -25,7 +25,7 @@ def console() -> Console:
 
 
 def print_table(table: Table, section: str = "") -> None:
-    """Print a table: on a terminal as one; else each row whole on a line, with tabs between cells.
+    """Print a table on a terminal; elsewhere print each row on one line, with tabs between cells.
 
     ``section`` is the first cell of each such line, where a command prints several tables.
     """

@@ -150,7 +150,9 @@ class Operator:
         dismissed = func.coalesce(deliveries.c.dismissed_at, self._now())
         change = update(deliveries).where(unreadable).values(dismissed_at=dismissed)
         if not self._database.write(lambda connection: connection.execute(change).rowcount):
-            raise ReceiverError(f"{number} is no unreadable delivery: there is nothing to dismiss")
+            raise ReceiverError(
+                f"{number} is not an unreadable delivery: there is nothing to dismiss"
+            )
 
     def complaint(self, number: int) -> str:
         """Return what is wrong with the body of an unreadable delivery; "" if that is not known."""

@@ -24,7 +24,7 @@ def read_prices(entries: Sequence[str]) -> dict[str, Decimal]:
         if not _MODEL.fullmatch(model):
             raise ValueError(f"{entry!r} names no model; {REMEDY}")
         if not _PRICE.fullmatch(price):
-            raise ValueError(f"{price!r} is no price of {model}; {REMEDY}")
+            raise ValueError(f"{price!r} is not a price of {model}; {REMEDY}")
         if model in prices:
             raise ValueError(f"{model} has two prices; keep one")
         prices[model] = Decimal(price)

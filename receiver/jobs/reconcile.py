@@ -271,7 +271,7 @@ class Reconciler:
             left, trouble = max(0.0, first.expires_at - self._now()), first.error or "not tried yet"
             message = (
                 f"{len(pending)} of its pictures not archived yet, "
-                f"the first URL dies in {left:.0f} s: {trouble}"
+                f"the first URL expires in {left:.0f} s: {trouble}"
             )
             if self._jobs.announce_risk(claimed, message):
                 log.error("job at risk", ref=job.ref, message=message)

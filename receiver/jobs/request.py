@@ -172,7 +172,7 @@ class JobRequest(BaseModel):
             if isinstance(leaf, str) and "\x00" in leaf:
                 raise ValueError("a text holds a NUL character")
             if isinstance(leaf, float) and not math.isfinite(leaf):
-                raise ValueError("NaN and Infinity are no numbers in JSON")
+                raise ValueError("NaN and Infinity are not numbers in JSON")
         return self
 
     def submission(self) -> Submission:

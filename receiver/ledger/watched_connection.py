@@ -80,7 +80,7 @@ class WatchedConnection(psycopg.Connection[Any]):
         if is_lost:
             log.warning("answer of the ledger lost", state=row and row[0])
             self.close()
-            raise psycopg.OperationalError("PostgreSQL's answer was lost on the way")
+            raise psycopg.OperationalError("PostgreSQL's answer was lost")
 
 
 class _BriefConnection(psycopg.Connection[Any]):

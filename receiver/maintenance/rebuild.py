@@ -187,7 +187,7 @@ class Rebuilder:
 
     def _read(self, key: str, folder: JobFolder) -> Manifest:
         if folder.objects[key] > MAX_MANIFEST_SIZE:
-            raise UnreadableError(f"{folder.objects[key]} bytes are no manifest")
+            raise UnreadableError(f"{folder.objects[key]} bytes are not a manifest")
         found = read_manifest(
             verify(self._store, key, lambda file: file.read(MAX_MANIFEST_SIZE)), folder.ref
         )

@@ -139,7 +139,7 @@ class AddressPolicy:
         try:
             address = _unmapped(ip_address(ip))
         except ValueError as error:
-            raise AddressRefusedError(f"{host} leads to {ip!a}, which is no address") from error
+            raise AddressRefusedError(f"{host} leads to {ip!a}, which is not an address") from error
         reason = refusal_reason(address)
         if reason is None or self._exempt(host, address, port):
             return
@@ -195,7 +195,7 @@ def plain_host(text: str) -> str:
     if text.startswith("["):
         ip = _literal(text.strip("[]"))
         if not isinstance(ip, IPv6Address):
-            raise ValueError(f"{text[:100]!a} is no IPv6 address")
+            raise ValueError(f"{text[:100]!a} is not an IPv6 address")
         return str(_unmapped(ip))
     host = text.lower()
     if not host.isascii():
@@ -206,7 +206,7 @@ def plain_host(text: str) -> str:
             raise ValueError(f"{text[:100]!a} is an odd spelling of an address")
         return host
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{text[:100]!a} is no host name")
+        raise ValueError(f"{text[:100]!a} is not a host name")
     return name
 
 
@@ -225,7 +225,7 @@ def _idna(host: str) -> str:
             label if label.isascii() else idna.alabel(label).decode("ascii") for label in labels
         )
     except idna.IDNAError as error:
-        raise ValueError(f"{host[:100]!a} is no name of IDNA 2008") from error
+        raise ValueError(f"{host[:100]!a} is not a name of IDNA 2008") from error
 
 
 def _literal(host: str) -> IPv4Address | IPv6Address | None:
@@ -248,10 +248,10 @@ def _split_authority(authority: str) -> tuple[str, int | None]:
     """Return host and port of ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``; or ValueError."""
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None:
-        raise ValueError(f"{authority[:100]!a} is no host")
+        raise ValueError(f"{authority[:100]!a} is not a host")
     port = int(parts[2]) if parts[2] else None
     if port is not None and not 0 < port < 1 << 16:
-        raise ValueError(f"{port} is no port")
+        raise ValueError(f"{port} is not a port")
     return plain_host(parts[1]), port
 
 
@@ -319,7 +319,7 @@ def _read_pattern(entry: str) -> str:
     pattern = entry.strip().lower().removesuffix(".")
     if not _PATTERN.fullmatch(pattern) or "" in pattern.split("."):
         raise ValueError(
-            f"FETCH_HOSTS: {entry!a} is no host pattern; "
+            f"FETCH_HOSTS: {entry!a} is not a host pattern; "
             "write a host name, with * for anything: *.example.com"
         )
     return pattern

@@ -90,7 +90,7 @@ class Head:
         try:
             to = urlsplit(self.location[:500])
         except ValueError:  # a broken IPv6 address
-            return "the provider redirects to an address that is none"
+            return "the provider redirects to a malformed address"
         target = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else ""
         remedy = f": set {setting} to {target}" if target else ""
         return f"the provider redirects to {target + to.path or 'nowhere'}{remedy}"

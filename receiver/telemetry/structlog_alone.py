@@ -1,9 +1,9 @@
 """Imports structlog without rich, in the programs of the service.
 
 structlog imports rich, if it is installed, for tracebacks in colours, which the service never
-prints. That would cost each process 3 MB, and each start a tenth of its processor time. Whoever
-uses ``submitter`` as a library keeps rich, so only programs import this module, before all others
-of ours. Commands that print tables import rich themselves.
+prints. That would cost each process 3 MB, and each start a tenth of its processor time. Programs
+that use ``submitter`` as a library keep rich. So only our own programs import this module, before
+all our other modules. Commands that print tables import rich themselves.
 """
 
 import sys

@@ -2,8 +2,6 @@
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ from batches import (
     report,
 )
 from installation import Installation
-from processes import environment
+from processes import python
 from sqlalchemy import Connection, insert
 from waiting import until
 
@@ -145,18 +143,16 @@ def test_four_hundred_lines_take_hardly_more_memory_than_a_hundred(
     peaks = []
     for count in (100, 400):
         batch_file(installation, [a_line(text, key=f"key-{n}") for n in range(count)])
-        options = ("batch", "batch.jsonl", "--no-wait", "--no-check", "--report", "report.jsonl")
-        done = subprocess.run(
-            [sys.executable, "-c", MEASURED, *options],
-            env=environment(installation.environ),
-            cwd=installation.folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout == f"{count} lines: {count} waiting\n"
+        options = ("batch.jsonl", "--no-wait", "--no-check", "--report", "report.jsonl")
+        with python(
+            *("-c", MEASURED, "batch", *options),
+            environ=installation.environ,
+            folder=installation.folder,
+        ) as process:
+            done = process.ended()
+        assert (done.status, done.out) == (0, f"{count} lines: {count} waiting\n")
         assert [line["line"] for line in report(installation)] == list(range(1, count + 1))
-        peaks.append(int(done.stderr.rpartition("VmHWM:")[2].split()[0]))
+        peaks.append(int(done.err.rpartition("VmHWM:")[2].split()[0]))
     # The other 300 lines are 12 MB and so is their report. Measured: 200 bytes a line, plus 2 MB.
     assert peaks[1] - peaks[0] < 5_000, f"{peaks[0]} kB for 100 lines, {peaks[1]} kB for 400"
     assert posts(installation) == {}

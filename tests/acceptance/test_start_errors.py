@@ -159,7 +159,7 @@ def test_nothing_is_announced_where_the_port_is_taken(installation: Installation
         (submitter, ["sandbox", "--port", "-1"], "-1"),
         (receiver, ["listen", "--after", "9" * 23, "--no-follow"], "--after"),
         (receiver, ["jobs", "--after", "nonsense"], "such as 01JZ2Q7V3N0123456789ABCDEF"),
-        (receiver, ["jobs", "--after", "01jz2q7v3n0123456789abcdei"], "is no ref"),
+        (receiver, ["jobs", "--after", "01jz2q7v3n0123456789abcdei"], "is not a ref"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_wrong_usage(

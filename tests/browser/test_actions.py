@@ -58,14 +58,14 @@ def test_a_link_in_a_mail_leads_to_the_job_despite_the_strict_cookie(viewer: Vie
 
 
 def test_a_session_that_ended_leads_to_the_login(
-    page: Page, viewer: Viewer, complaints: list[str]
+    own_page: Page, viewer: Viewer, complaints: list[str]
 ) -> None:
-    with page.expect_request("**/api/stream"):
-        page.goto("/")
-    page.context.clear_cookies()
-    return_to_page(page)
-    expect(page.get_by_label("Admin token")).to_be_visible(timeout=15_000)
-    assert page.url.startswith(f"{viewer.installation.url}/login")
+    with own_page.expect_request("**/api/stream"):
+        own_page.goto("/")
+    own_page.context.clear_cookies()
+    return_to_page(own_page)
+    expect(own_page.get_by_label("Admin token")).to_be_visible(timeout=15_000)
+    assert own_page.url.startswith(f"{viewer.installation.url}/login")
     # The page can ask for its stream once more before it leaves; the browser notes the 401.
     assert all("401" in complaint for complaint in complaints)
     complaints.clear()
@@ -95,13 +95,15 @@ def test_new_pictures_appear_and_the_status_bar_counts_them(
         page.screenshot(path=screenshots / "gallery-alive.png")
 
 
-def test_events_reach_the_page_at_once(page: Page, installation: Installation) -> None:
+def test_events_reach_the_page_at_once(own_page: Page, installation: Installation) -> None:
     """By the stream: the regular refreshes are switched off here."""
-    page.add_init_script("window.setInterval = () => 0")
-    with page.expect_request("**/api/stream"):
-        page.goto("/")
+    own_page.add_init_script("window.setInterval = () => 0")
+    with own_page.expect_request("**/api/stream"):
+        own_page.goto("/")
     installation.submit("a comet, shown at once")
-    expect(page.get_by_role("link", name="a comet, shown at once")).to_be_visible(timeout=15_000)
+    expect(own_page.get_by_role("link", name="a comet, shown at once")).to_be_visible(
+        timeout=15_000
+    )
 
 
 def test_the_page_of_a_job_follows_its_progress(page: Page, installation: Installation) -> None:
@@ -125,16 +127,16 @@ def test_a_picture_at_risk_has_a_countdown(page: Page, viewer: Viewer) -> None:
 
 
 def test_a_lost_connection_shows_a_banner_until_it_is_back(
-    page: Page, complaints: list[str]
+    own_page: Page, complaints: list[str]
 ) -> None:
-    page.goto("/")
-    banner = page.get_by_role("alert")
+    own_page.goto("/")
+    banner = own_page.get_by_role("alert")
     expect(banner).to_be_hidden()
-    page.route("**/*", lambda route: route.abort())
-    return_to_page(page)
+    own_page.route("**/*", lambda route: route.abort())
+    return_to_page(own_page)
     expect(banner).to_be_visible(timeout=15_000)
-    page.unroute("**/*")
-    return_to_page(page)
+    own_page.unroute("**/*")
+    return_to_page(own_page)
     expect(banner).to_be_hidden(timeout=15_000)
     assert complaints
     complaints.clear()  # the failed requests, as expected

@@ -75,14 +75,13 @@ def test_a_page_is_accessible_in_both_themes_and_on_a_phone(
 ) -> None:
     page.goto(viewer.pages()[kind])
     assert page.evaluate("document.contentType") == "text/html"
-    page.emulate_media(color_scheme="light")
     if kind == "charts":
         page.locator("summary").evaluate_all("all => all.forEach(one => one.click())")
     settled(page)
     assert violations(page) == []
     picture(page, f"{kind.replace(' ', '-')}-light-desktop")
     page.emulate_media(color_scheme="dark")
-    page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # width and height
+    page.set_viewport_size(PHONE)
     settled(page)
     assert page.evaluate(SIDEWAYS) == 0
     # The dozens of sections of the API reference have the same few elements.
@@ -107,49 +106,53 @@ def test_login_and_error_pages_are_accessible(
             picture(page, f"{name}-{theme}-phone")
 
 
-def test_the_theme_can_differ_from_the_systems(page: Page, viewer: Viewer) -> None:
-    page.emulate_media(color_scheme="light")
-    page.goto("/jobs")
-    body, ground = page.locator("body"), "background-color"
+def test_the_theme_can_differ_from_the_systems(own_page: Page, viewer: Viewer) -> None:
+    own_page.emulate_media(color_scheme="light")
+    own_page.goto("/jobs")
+    body, ground = own_page.locator("body"), "background-color"
     expect(body).not_to_have_css(ground, "rgba(0, 0, 0, 0)")
     before = body.evaluate("body => getComputedStyle(body).backgroundColor")
-    page.get_by_role("link", name="dark", exact=True).click()
-    expect(page).to_have_url(f"{viewer.installation.url}/jobs")
+    own_page.get_by_role("link", name="dark", exact=True).click()
+    expect(own_page).to_have_url(f"{viewer.installation.url}/jobs")
     expect(body).not_to_have_css(ground, before)
-    page.get_by_role("link", name="system").click()
+    own_page.get_by_role("link", name="system").click()
     expect(body).to_have_css(ground, before)
 
 
-def test_the_pages_can_be_shown_in_chinese(page: Page, viewer: Viewer, picture: Picture) -> None:
-    page.goto("/")
-    page.get_by_role("link", name="中文").click()
-    expect(page.get_by_role("heading", name="图库")).to_be_visible()
-    assert page.evaluate("document.documentElement.lang") == "zh"
-    page.set_viewport_size(PHONE)  # type: ignore[arg-type]  # width and height
+def test_the_pages_can_be_shown_in_chinese(
+    own_page: Page, viewer: Viewer, picture: Picture
+) -> None:
+    own_page.goto("/")
+    own_page.get_by_role("link", name="中文").click()
+    expect(own_page.get_by_role("heading", name="图库")).to_be_visible()
+    assert own_page.evaluate("document.documentElement.lang") == "zh"
+    own_page.set_viewport_size(PHONE)
     for kind, path in viewer.pages().items():
-        page.goto(path)
-        assert page.evaluate(SIDEWAYS) == 0, kind
-    page.goto("/jobs")
-    expect(page.get_by_role("navigation", name="页面").get_by_role("link")).to_have_text(
+        own_page.goto(path)
+        assert own_page.evaluate(SIDEWAYS) == 0, kind
+    own_page.goto("/jobs")
+    expect(own_page.get_by_role("navigation", name="页面").get_by_role("link")).to_have_text(
         ["图库", "任务", "告急", "搁置", "事件", "对比", "服务"]
     )
-    picture(page, "jobs-chinese-phone")
-    page.get_by_role("link", name="English").click()
-    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
+    picture(own_page, "jobs-chinese-phone")
+    own_page.get_by_role("link", name="English").click()
+    expect(own_page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_comparison_fits_a_laptop(page: Page, viewer: Viewer, language: str) -> None:
+def test_the_comparison_fits_a_laptop(own_page: Page, viewer: Viewer, language: str) -> None:
     assert viewer.jobs
-    page.goto(f"/preferences?language={language}&next=/compare")
+    own_page.goto(f"/preferences?language={language}&next=/compare")
     # The widest figures that occur; a real installation has them after a while.
     fill = """cells => cells.forEach(cell => cell.querySelectorAll("span").forEach(
         span => { span.textContent = "59 min 59 s"; }))"""
-    page.locator(".compared td").evaluate_all(fill)
-    page.locator(".compared tbody th").evaluate_all(
+    own_page.locator(".compared td").evaluate_all(fill)
+    own_page.locator(".compared tbody th").evaluate_all(
         "cells => cells.forEach(cell => { cell.textContent = 'gemini-3-pro-image-preview-4k'; })"
     )
-    spare = page.locator(".scroll").evaluate("region => region.clientWidth - region.scrollWidth")
+    spare = own_page.locator(".scroll").evaluate(
+        "region => region.clientWidth - region.scrollWidth"
+    )
     assert spare >= 0
 
 

@@ -179,7 +179,7 @@ def test_a_missing_setting_is_409_and_named(services: Services) -> None:
 def test_a_number_that_json_does_not_have_is_refused_before_anything_is_posted(
     services: Services, number: float
 ) -> None:
-    with pytest.raises(ValidationError, match="no numbers in JSON"):
+    with pytest.raises(ValidationError, match="not numbers in JSON"):
         JobRequest(prompt="a fox", params={"x": [number]})
     assert services.queries.jobs() == []
 

@@ -1,14 +1,11 @@
 """Whether anybody has a ledger on SQLite open: asked before a copy of it is declared whole."""
 
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ledgers import LedgerHarness, opened
-from processes import ROOT
+from processes import python
 
 from receiver.errors import LedgerError
 from receiver.ledger.sqlite import is_open
@@ -70,13 +67,9 @@ def test_a_killed_process_has_nothing_open(sqlite_url: str, path: Path) -> None:
         "database = open_database(sys.argv[1]); schema.version(database);"
         "print(flush=True); time.sleep(60)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, sqlite_url], stdout=subprocess.PIPE, cwd=ROOT
-    ) as holder:
-        assert holder.stdout is not None
+    with python("-c", hold, sqlite_url) as holder:
         assert holder.stdout.readline() == b"\n"
         assert is_open(path)
-        holder.send_signal(signal.SIGKILL)
     assert not is_open(path)
 
 

@@ -159,7 +159,7 @@ def test_days_are_whole_days_of_the_readers_zone_and_include_the_last(
 def test_a_lists_days_must_be_days(logged_in: WebClient) -> None:
     for day in ("2026-02-30", "0000-00-00"):
         page = logged_in.client.get(f"/jobs?since={day}").text
-        assert f"{day} is no day of the calendar" in page
+        assert f"{day} is not a day of the calendar" in page
     assert logged_in.client.get("/retry-all?since=2026-02-30").status_code == 400
 
 

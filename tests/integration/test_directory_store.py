@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from processes import python
 
 from receiver.archive.stores.archive_url import open_store
 from receiver.archive.stores.directory import DirectoryStore
@@ -172,19 +172,14 @@ from receiver.archive.stores.directory import DirectoryStore
 store = DirectoryStore(Path({str(root)!r}))
 store.put({KEY!r}, Path({str(slow)!r}), sha256="", content_type="image/png")
 """
-    writer = subprocess.Popen([sys.executable, "-c", script])
-    try:
-        with slow.open("wb", buffering=0) as source:
-            source.write(bytes(300_000))  # more than is read at once
-            other = DirectoryStore(root)
-            wait_until_it_writes(root)
-            other.check()  # sweeps too, but the writer is alive
-            assert len(list((root / ".tmp").iterdir())) == 1
-            writer.send_signal(signal.SIGKILL)
-            writer.wait()
-    finally:
+    with python("-c", script) as writer, slow.open("wb", buffering=0) as source:
+        source.write(bytes(300_000))  # more than is read at once
+        other = DirectoryStore(root)
+        wait_until_it_writes(root)
+        other.check()  # sweeps too, but the writer is alive
+        assert len(list((root / ".tmp").iterdir())) == 1
         writer.kill()
-        writer.wait()
+        writer.ended()
     assert [path.name for path in root.iterdir()] == [".tmp"]
     assert len(list((root / ".tmp").iterdir())) == 1
     put(root, b"picture")

@@ -94,7 +94,7 @@ def test_a_ref_may_be_written_in_lower_case_and_by_its_beginning(
     [
         (("{ref}", "1"), 1, "has no asset 1, but 1, counted from 0"),
         (("7ZZZZZZZZZZZZZZZZZZZZZZZZZ",), 1, "there is no job 7ZZZZZZZZZZZZZZZZZZZZZZZZZ"),
-        (("nonsense",), 2, "nonsense is no ref"),
+        (("nonsense",), 2, "nonsense is not a ref"),
         (("{ref}", "-1"), 2, ""),
         (("{half}",), 1, "asset 0 is pending\nasset 1 is pending\n"),
         (("{half}", "-o", "-"), 1, "asset 0 is pending\n"),

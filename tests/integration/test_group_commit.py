@@ -1,10 +1,7 @@
 """SQLite with many writers: they share few commits, none is lost, one failure affects no other."""
 
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +13,7 @@ from typing import Any
 
 import pytest
 from ledgers import LedgerHarness, is_sound, opened, run
+from processes import python
 from side_by_side import side_by_side
 from small_disks import files_no_larger_than
 from sqlalchemy import Connection, text
@@ -111,12 +109,9 @@ def test_every_write_of_many_threads_in_several_processes_is_stored(
         processes = [
             stack.enter_context(writer_process(sqlite_url, threads=32, writes=4)) for _ in range(3)
         ]
-        answers = [process.communicate(timeout=60) for process in processes]
-        assert [
-            (process.returncode, errors)
-            for process, (_, errors) in zip(processes, answers, strict=True)
-        ] == [(0, b"")] * 3
-    refs = [ref for output, _ in answers for ref in refs_in(output)]
+        ends = [process.ended() for process in processes]
+    assert [(end.status, end.err) for end in ends] == [(0, "")] * 3
+    refs = [ref for end in ends for ref in refs_in(end.out)]
     assert len(refs) == len(set(refs)) == 3 * 32 * 4
     with opened(sqlite_url) as ledger:
         assert {job.ref for job in ledger.queries.jobs(limit=10_000)} == set(refs)
@@ -331,19 +326,13 @@ def test_a_killed_process_that_held_the_file_lock_blocks_no_other(
         "import fcntl, sys, time; file = open(sys.argv[1], 'ab');"
         "fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
     )
-    with (
-        subprocess.Popen(
-            [sys.executable, "-c", hold, f"{path}.lock"], stdout=subprocess.PIPE
-        ) as holder,
-        ThreadPoolExecutor(1) as threads,
-    ):
-        assert holder.stdout is not None
+    with python("-c", hold, f"{path}.lock") as holder, ThreadPoolExecutor(1) as threads:
         assert holder.stdout.readline() == b"\n"
         write = threads.submit(ledger.database.write, note("patient"))
         until(
             lambda: a_process_waits_for(Path(f"{path}.lock")), what="the write waits for the lock"
         )
-        holder.send_signal(signal.SIGKILL)
+        holder.kill()
         write.result(timeout=20)
     assert notes(ledger) == ["patient"]
 
@@ -359,11 +348,9 @@ def test_what_a_killed_process_reported_as_stored_is_there(
     sqlite_url: str, path: Path, after: int
 ) -> None:
     with writer_process(sqlite_url, threads=8, writes=1000) as process:
-        assert process.stdout is not None
         output = b"".join(process.stdout.readline() for _ in range(after + random.randrange(after)))  # noqa: S311 - any moment will do
-        process.send_signal(signal.SIGKILL)
-        output += process.stdout.read()
-    refs = refs_in(output)
+        process.kill()
+        refs = refs_in(output.decode() + process.ended().out)
     with opened(sqlite_url) as ledger:
         assert set(refs) <= {job.ref for job in ledger.queries.jobs(limit=100_000)}
         ledger.submitting()

@@ -1,7 +1,6 @@
 """Migrations on both databases: they make what the tables say, and are atomic."""
 
-import subprocess
-import sys
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -15,6 +14,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from ledgers import opened
 from postgres import PostgresServer
+from processes import Finished, python
 from side_by_side import side_by_side
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.engine.interfaces import ReflectedIndex
@@ -30,7 +30,6 @@ from receiver.services import Services
 from receiver.settings import Settings
 
 pytestmark = pytest.mark.both_databases
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -105,18 +104,6 @@ def condition(index: ReflectedIndex) -> str:
     return str(options.get("sqlite_where", options.get("postgresql_where", "")))
 
 
-def start_python(script: str, *arguments: str) -> "subprocess.Popen[str]":
-    """Start a Python process that may be killed or raced with."""
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT
-    )
-
-
-def stderr_of(process: "subprocess.Popen[str]") -> str:
-    """Wait for the process; return its stderr."""
-    return process.communicate(timeout=60)[1]
-
-
 # What a migration makes.
 
 
@@ -163,8 +150,8 @@ def test_migrating_again_changes_nothing(ledger_url: str) -> None:
 
 def test_processes_that_migrate_at_once_wait_for_each_other(empty_url: str) -> None:
     migrate = "import sys; from receiver.ledger import schema; schema.migrate(sys.argv[1])"
-    processes = [start_python(migrate, empty_url) for _ in range(2)]
-    assert [(stderr_of(process), process.returncode) for process in processes] == [("", 0)] * 2
+    with python("-c", migrate, empty_url) as one, python("-c", migrate, empty_url) as other:
+        assert one.ended() == other.ended() == Finished(0, "", "")
     with opened(empty_url) as ledger:
         schema.require_current(ledger.database)
         ledger.submitting()
@@ -178,9 +165,8 @@ from receiver.ledger import schema
 op.create_index = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 schema.migrate(sys.argv[1])
 """
-    process = start_python(killed_at_the_first_index, empty_url)
-    assert stderr_of(process) == ""
-    assert process.returncode == -9
+    with python("-c", killed_at_the_first_index, empty_url) as process:
+        assert process.ended() == Finished(-signal.SIGKILL, "", "")
     until(
         lambda: run_on(empty_url, lambda connection: inspect(connection).get_table_names()) == [],
         what="an empty ledger",

@@ -1,7 +1,5 @@
 """What transactions note is sent after their commits, and only then."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -12,7 +10,7 @@ import psycopg
 import pytest
 from ledgers import LedgerHarness, opened, stored, succeeded, urls
 from postgres import MortalPostgres
-from processes import ROOT
+from processes import Finished, python
 from sqlalchemy import Connection
 from waiting import until
 
@@ -174,10 +172,6 @@ def test_a_process_that_ends_sends_its_last_notification(mortal_url: str) -> Non
         " Hints(database, TIMING, lambda: 1.0).add('task-1')"
     )
     with listening(mortal_url) as received:
-        subprocess.run(
-            [sys.executable, "-c", program, mortal_url],
-            check=True,
-            cwd=ROOT,
-            env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}"},
-        )
+        with python("-c", program, mortal_url) as process:
+            assert process.ended() == Finished(0, "", "")
         assert received() == ["hints"]

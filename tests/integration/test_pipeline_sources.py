@@ -215,7 +215,7 @@ def test_the_last_chance_is_at_the_url_s_end_and_its_loss_is_explained(
     assert due(last) == last.expires_at == harness.ledger.clock.now
     assert lost.state is AssetState.EXPIRED
     assert re.search(
-        rf"URL lived.*until 2027-01-15T10:00:00.000Z.*{lost.attempts} attempts.*{message}",
+        rf"URL was valid.*until 2027-01-15T10:00:00.000Z.*{lost.attempts} attempts.*{message}",
         lost.error,
     )
     assert harness.ledger.event_types(ref) == []

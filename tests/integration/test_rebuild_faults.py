@@ -139,7 +139,7 @@ def test_a_file_too_large_for_a_manifest_is_not_read(
     directory_jobs.empty_ledger()
     found = rebuild_ledger(directory_jobs)
     assert found.problems.lines[0].startswith(f"{manifest_key(ref)}: ")
-    assert found.problems.lines[0].endswith("bytes are no manifest")
+    assert found.problems.lines[0].endswith("bytes are not a manifest")
 
 
 @pytest.mark.both_databases

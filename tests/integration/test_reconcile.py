@@ -258,7 +258,8 @@ def test_a_job_near_the_end_of_its_urls_is_announced_once_in_a_round_and_fresh_u
     (event,) = harness.ledger.events.after()
     message = json.loads(event["payload"])["message"]
     assert (
-        message == "2 of its pictures not archived yet, the first URL dies in 1800 s: not tried yet"
+        message
+        == "2 of its pictures not archived yet, the first URL expires in 1800 s: not tried yet"
     )
 
 

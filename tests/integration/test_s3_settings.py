@@ -37,7 +37,7 @@ def test_a_forbidden_write_names_the_rights_to_give(
             "http://user:planted-secret@127.0.0.1:1",
             "correct AWS_ENDPOINT_URL_S3",
         ),
-        ("AWS_ENDPOINT_URL_S3", "planted-secret", "AWS_ENDPOINT_URL_S3 is no URL"),
+        ("AWS_ENDPOINT_URL_S3", "planted-secret", "AWS_ENDPOINT_URL_S3 is not a URL"),
         ("AWS_PROFILE", "nobody", "nobody"),
     ],
 )

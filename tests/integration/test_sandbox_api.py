@@ -3,8 +3,6 @@
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from typing import IO, Any
@@ -12,6 +10,7 @@ from typing import IO, Any
 import pytest
 import requests
 from click.testing import CliRunner
+from processes import python
 from waiting import until
 
 from submitter.sandbox import Sandbox
@@ -335,20 +334,14 @@ def test_stopping_ends_waiting_requests_and_idle_connections() -> None:
 # The command.
 
 
-def line(output: IO[str] | None) -> str:
-    assert output is not None
-    return output.readline().strip()
+def line(output: IO[bytes]) -> str:
+    return output.readline().decode().strip()
 
 
 def test_the_command_serves_until_a_signal() -> None:
     start = "from submitter.sandbox.command import sandbox; sandbox()"
     options = ["--key", "sk-1", "--script", '{"delay": 0}', "--url-lifetime", "60", "--looks", "3"]
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", start, "--port", "0", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with python("-c", start, "--port", "0", *options) as process:
         url = line(process.stdout)
         assert line(process.stdout).startswith("# Paste these lines")
         assert [line(process.stdout) for _ in range(4)] == [
@@ -358,9 +351,9 @@ def test_the_command_serves_until_a_signal() -> None:
             "export PUBLIC_URL=http://127.0.0.1:8787",
         ]
         assert requests.get(f"{url}/sandbox/stats", timeout=10).status_code == 200
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=10)
-        assert (process.returncode, errors) == (0, "")
+        process.process.send_signal(signal.SIGTERM)
+        end = process.ended()
+    assert (end.status, end.err) == (0, "")
 
 
 def test_the_command_explains_wrong_options_and_a_taken_port(sandbox: Sandbox) -> None:

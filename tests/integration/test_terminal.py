@@ -198,7 +198,7 @@ def test_a_day_is_whole_and_local_and_what_is_no_time_is_named() -> None:
     assert datetime.fromtimestamp(begin).isoformat() == "2026-07-01T00:00:00"  # noqa: DTZ006 - local
     assert MOMENT.convert("2026-07-01T12:00:00Z", None, None) == 1782907200
     for wrong in ("yesterday", "2026-13-01", "7", "-2h", "", "2h ago"):
-        with pytest.raises(click.BadParameter, match="is no time: write a day"):
+        with pytest.raises(click.BadParameter, match="is not a time: write a day"):
             MOMENT.convert(wrong, None, None)
 
 

@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -37,8 +38,9 @@ OUR_CODE = (
     *("receiver.cli.serve", "receiver.cli.worker", "receiver.services", "receiver.web"),
     *("submitter.batch.command", "submitter.cli.submit"),
 )
-# The commands that may be forks: where their function is.
+# The commands that may be forks: where their function is. Python itself runs ``-c`` or a file.
 PROGRAMS = {
+    "python": ("fork_server", "run_python"),
     "gunicorn": ("gunicorn.app.wsgiapp", "run"),
     "receiver": ("receiver.cli", "main"),
     "submitter": ("submitter.cli", "main"),
@@ -254,6 +256,16 @@ def _become(files: Sequence[int], asked: bytes) -> None:
     _let_metrics_be_shared()
     module, function = PROGRAMS[Path(command[0]).name]
     sys.exit(getattr(importlib.import_module(module), function)())
+
+
+def run_python() -> None:
+    """Do what ``python -c CODE ARGUMENT…`` and ``python FILE ARGUMENT…`` do."""
+    del sys.argv[0]
+    if sys.argv[0] == "-c":
+        code = compile(sys.argv.pop(1), "<string>", "exec")
+        exec(code, {"__name__": "__main__"})  # noqa: S102 - the program of a test
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def _let_metrics_be_shared() -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 from fork_server import PROGRAMS, Child, ForkServer
 from waiting import LIMIT, until
@@ -174,6 +175,55 @@ def run(
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(slots=True)
+class PythonProgram:
+    """A program in Python that runs, with what it writes to stdout as a pipe."""
+
+    process: subprocess.Popen[bytes] | Child
+    stdout: IO[bytes]
+    _errors: IO[bytes]
+
+    def kill(self) -> None:
+        """Kill it; it need not run any more."""
+        self.process.send_signal(signal.SIGKILL)
+
+    def ended(self, within: float = LIMIT) -> Finished:
+        """Return its status and the rest of its output after its end."""
+        out = self.stdout.read()
+        status = self.process.wait(within)
+        self._errors.seek(0)
+        return Finished(status, out.decode(), self._errors.read().decode())
+
+
+@contextmanager
+def python(
+    *arguments: str, environ: Mapping[str, str] | None = None, folder: Path = ROOT
+) -> Iterator[PythonProgram]:
+    """Run ``python -c CODE ARGUMENT…`` or ``python FILE ARGUMENT…``; kill it after the block."""
+    command, environ = ("python", *arguments), environment(environ)
+    reader, writer = os.pipe()
+    with (
+        os.fdopen(reader, "rb") as output,
+        tempfile.TemporaryFile() as errors,
+        Path(os.devnull).open("rb") as nothing,
+    ):
+        files = [nothing.fileno(), writer, errors.fileno()]
+        process: subprocess.Popen[bytes] | Child
+        if server := _fork_server_for(command, environ):
+            process = server.start(_found(command), environ, folder, files)
+        else:
+            stdin, stdout, stderr = files
+            process = subprocess.Popen(
+                _found(command), stdin=stdin, stdout=stdout, stderr=stderr, env=environ, cwd=folder
+            )
+        os.close(writer)
+        try:
+            yield PythonProgram(process, output, errors)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
 
 
 def _run_forked(  # the arguments of run

@@ -7,7 +7,7 @@ from typing import Any
 
 import requests
 from installation import Installation
-from playwright.sync_api import Browser, BrowserContext
+from playwright.sync_api import Browser, BrowserContext, ViewportSize
 from sqlalchemy import update
 from waiting import until
 
@@ -25,8 +25,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PHONE = {"width": 390, "height": 780}
-DESKTOP = {"width": 1280, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 780}
+DESKTOP: ViewportSize = {"width": 1280, "height": 900}
 
 
 class Viewer:

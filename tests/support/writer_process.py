@@ -4,36 +4,26 @@ Run as ``python writer_process.py URL THREADS WRITES``; it ends after THREADS ×
 """
 
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, closing
+
+from processes import PythonProgram, python
 
 from receiver.ledger.database import open_database
 from receiver.ledger.jobs import Jobs
 from receiver.model import Submission, Timing
 
 
-@contextmanager
-def writer_process(url: str, *, threads: int, writes: int) -> Iterator[subprocess.Popen[bytes]]:
+def writer_process(url: str, *, threads: int, writes: int) -> AbstractContextManager[PythonProgram]:
     """Start such a process; it does not outlive the block."""
-    command = [sys.executable, __file__, url, str(threads), str(writes)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    return python(__file__, url, str(threads), str(writes))
 
 
-def refs_in(output: bytes) -> list[str]:
+def refs_in(output: str) -> list[str]:
     """Return the refs a process printed; what a kill cut off does not count."""
-    return output.decode().split("\n")[:-1]
+    return output.split("\n")[:-1]
 
 
 def main(url: str, threads: int, writes: int) -> None:

@@ -270,8 +270,8 @@ def test_a_number_is_a_key_too() -> None:
             '{"prompt": "a", "x": 1, "params": {"x": 2}}',
             "column params: x: both a column of its own and in params",
         ),
-        ('{"prompt": "a", "x": 1e999}', "NaN and Infinity are no numbers in JSON"),
-        ('{"prompt": "a", "x": 1e999, "key": "k"}', "NaN and Infinity are no numbers in JSON"),
+        ('{"prompt": "a", "x": 1e999}', "NaN and Infinity are not numbers in JSON"),
+        ('{"prompt": "a", "x": 1e999, "key": "k"}', "NaN and Infinity are not numbers in JSON"),
     ],
 )
 def test_a_bad_line_names_its_number_and_column_and_stops_nothing_else(

@@ -50,7 +50,7 @@ def test_a_live_webm_file_of_unknown_sizes_is_cut_short_inside_an_element(
 
 
 def test_another_ebml_file_is_no_video(look: Callable[[bytes], Picture]) -> None:
-    with pytest.raises(NotThePictureError, match="no WebM video"):
+    with pytest.raises(NotThePictureError, match="not a WebM video"):
         look(webm(kind=b"audiobook"))
 
 

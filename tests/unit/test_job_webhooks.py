@@ -36,7 +36,7 @@ def asked(webhook: str) -> JobRequest:
         ("https://shop.test/t0psecret#job.archived", "leave it out"),
         ("https://shop.test/\nt0psecret", "control characters"),
         ("https://2130706433/t0psecret", "odd spelling"),
-        ("https://shop.test:99999/t0psecret", "no port"),
+        ("https://shop.test:99999/t0psecret", "not a port"),
         ("https://shop.test/" + "t0psecret" * 2000, "is the most"),
     ],
 )

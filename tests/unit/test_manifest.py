@@ -168,7 +168,7 @@ def test_a_manifest_of_the_first_release_and_one_of_a_later_release_are_read_too
         (manifest(format="1"), "format: "),
         (manifest(ref="01JZ2Q7V3N0123456789ABCDEG"), "asset 0 has a key that is not its own"),
         (manifest(state="done"), "state: "),
-        (manifest(state="archiving"), "the job is archiving, which is no final state"),
+        (manifest(state="archiving"), "the job is archiving, which is not a final state"),
         (manifest(state="expired"), "the job is expired, but 1 of its 1 assets are archived"),
         (manifest(reason="bad_asset"), "the job is archived, yet has a reason to have failed"),
         (manifest(provider=""), "provider: "),

@@ -51,7 +51,7 @@ def measure(data: Data, found: Findings) -> tuple[str, str, int | None, int | No
     names = [element for element in walk.children(header) if element.id == _DOC_TYPE]
     name = bytes(data[names[0].start : names[0].end]).rstrip(b"\0") if names else b"matroska"
     if name not in _KINDS:
-        raise NotThePictureError("an EBML file that is no WebM video")
+        raise NotThePictureError("an EBML file that is not a WebM video")
     segment = walk.element(header.end, len(data))
     if segment.id != _SEGMENT:
         raise NotThePictureError("a WebM file without a video in it")

@@ -176,7 +176,7 @@ class Bucket:
             client = session.client("s3", config=self._config)
         except ValueError as error:  # botocore's complaint about an endpoint
             raise StoreError(
-                "AWS_ENDPOINT_URL_S3 is no URL: write it like https://host:port"
+                "AWS_ENDPOINT_URL_S3 is not a URL: write it like https://host:port"
             ) from error
         if (found := bucket_in_endpoint(client.meta.endpoint_url, self.name)) and found.certain:
             raise StoreError(found.remedy)

@@ -2,8 +2,8 @@
 
 For every request boto3 validates the parameters, looks the endpoint up in a set of rules and calls
 a dozen handlers. Without TLS it also hashes the body again for the signature. Together that takes
-half of the processor time of archiving a picture. So only a first put is built by boto3; the next
-ones take over its URL, region and headers, and are signed and sent by botocore as well.
+half of the processor time of archiving a picture. So boto3 builds only the first put. The next ones
+use its URL, region and headers again; botocore signs and sends them too.
 
 A request that is not answered with success is sent again through boto3, which follows redirects
 and knows how to read errors; the next put that succeeds is the new model.

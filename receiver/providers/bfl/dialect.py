@@ -86,7 +86,7 @@ class Bfl(TaskDialect):
         task_id = answers.identifier(found.get("id")) or answers.identifier(found.get("task_id"))
         status, word = answers.text(found.get("status")), answers.text(found.get("status")).lower()
         if not status and task_id is None:
-            raise UnreadableError("the body is no task")
+            raise UnreadableError("the body is not a task")
         if word in _FAILED:
             details = (found.get("details"), found.get("error"), found.get("message"))
             words = answers.message(list(details)) or answers.message(found.get("result")) or status

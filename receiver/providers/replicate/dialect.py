@@ -96,7 +96,7 @@ class Replicate(TaskDialect):
         found = answers.document(body)
         status, prediction = answers.text(found.get("status")), answers.identifier(found.get("id"))
         if not status and prediction is None:
-            raise UnreadableError("the body is no prediction")
+            raise UnreadableError("the body is not a prediction")
         outcome = _OUTCOMES.get(status, Outcome.RUNNING)
         if outcome is Outcome.FAILED:
             words = answers.message(found.get("error")) or status

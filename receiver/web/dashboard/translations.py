@@ -92,7 +92,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     "since": ("From", "起始"),
     "until": ("To", "截止"),
     "whole_days": ("Whole days in the time zone", "按整天计算，时区："),
-    "no_such_day": ("{day} is no day of the calendar", "{day} 不是有效日期"),
+    "no_such_day": ("{day} is not a day of the calendar", "{day} 不是有效日期"),
     "clear": ("Clear", "清除"),
     "job": ("Job", "任务"),
     "pictures": ("Pictures", "图片"),
@@ -216,7 +216,7 @@ TEXTS: Mapping[str, tuple[str, str]] = {
     ),
     "set_aside_help": (
         (
-            "What the service gave up on after repeated failures: jobs that crashed a worker, "
+            "What was set aside after repeated failures: jobs that crashed a worker, "
             "unreadable deliveries, events that no destination accepted, and files that did not "
             "pass inspection."
         ),

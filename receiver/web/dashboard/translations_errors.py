@@ -25,7 +25,7 @@ _CHINESE: tuple[tuple[str, str], ...] = (
     (r"there is no delivery (?P<n>\d+).*", "没有编号为 {n} 的回报"),
     (r"the body of (?P<n>\d+) was pruned.*", "回报 {n} 的内容已被清理，无法重放"),
     (r"(?P<n>\d+) is still unreadable: (?P<why>.*)", "回报 {n} 仍然无法读取：{why}"),
-    (r"(?P<n>\d+) is no unreadable delivery.*", "回报 {n} 并非无法读取，无需忽略"),
+    (r"(?P<n>\d+) is not an unreadable delivery.*", "回报 {n} 并非无法读取，无需忽略"),
     (rf"there is no asset (?P<n>\d+) of a job {_TASK}", "任务 {ref} 没有第 {n} 个文件"),
     (rf"asset (?P<n>\d+) of {_TASK} is archived already", "任务 {ref} 的第 {n} 个文件已经归档"),
     (
@@ -58,7 +58,7 @@ _CHINESE: tuple[tuple[str, str], ...] = (
     ),
     (r"(?P<n>\d+) bytes as JSON; give at most (?P<most>\d+)", "JSON 有 {n} 字节，最多 {most} 字节"),
     (r"a text holds a NUL character", "文本含有 NUL 字符"),
-    (r"NaN and Infinity are no numbers in JSON", "JSON 中没有 NaN 和 Infinity"),
+    (r"NaN and Infinity are not numbers in JSON", "JSON 中没有 NaN 和 Infinity"),
     (
         r"not a folder for the archive: .*",
         "不是有效的归档文件夹：请仿照 shop/summer 填写",

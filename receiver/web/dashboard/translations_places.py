@@ -74,7 +74,7 @@ _ARCHIVE = (
         "归档中没有任何文件：请挂载它，或更正 ARCHIVE_URL",
     ),
     (
-        r"AWS_ENDPOINT_URL_S3 is no URL: .*",
+        r"AWS_ENDPOINT_URL_S3 is not a URL: .*",
         "AWS_ENDPOINT_URL_S3 不是网址：请写成 https://域名:端口",
     ),
     (
@@ -206,7 +206,7 @@ _HOSTS = (
         r"(?P<host>\S+) is not one of FETCH_HOSTS; .*",
         "{host} 不在 FETCH_HOSTS 中；若确有需要，请加入",
     ),
-    (r"(?P<host>\S+) leads to (?P<ip>\S+), which is no address", "{host} 指向 {ip}，不是地址"),
+    (r"(?P<host>\S+) leads to (?P<ip>\S+), which is not an address", "{host} 指向 {ip}，不是地址"),
     (r"(?P<host>[^\s:]+): TLS failed, (?P<why>.*)", "{host}：TLS 失败，{why}"),
     (r"(?P<host>[^\s:]+): broken HTTP answer, (?P<why>.*)", "{host}：HTTP 应答有误，{why}"),
     (r"(?P<host>[^\s:]+): Connection refused", "{host}：连接被拒绝"),
