@@ -299,6 +299,25 @@ def test_a_look_for_others_that_took_long_is_not_repeated_soon(
     assert all(later - look >= 10 for look, later in pairwise(looks))
 
 
+def test_a_count_of_those_who_wait_that_took_long_is_not_repeated_soon(
+    ledger: LedgerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_due, counts = FairClaims.count_due, list[float]()
+
+    def slow(it: FairClaims, *which: Any) -> int:
+        simulation.now += 0.5
+        counts.append(simulation.now)
+        return count_due(it, *which)
+
+    monkeypatch.setattr(FairClaims, "count_due", slow)
+    simulation = Simulation(ledger, 16)
+    simulation.attack(jobs=20)
+    simulation.run(60)
+    times = [later for earlier, later in pairwise([-10.0, *counts]) if later - earlier > 1]
+    assert len(times) > 1
+    assert all(later - earlier >= 10 for earlier, later in pairwise(times)), counts
+
+
 @pytest.mark.parametrize("speed", [FAST, 50_000.0])
 def test_one_host_for_all_jobs_is_never_interrupted(ledger: LedgerHarness, speed: float) -> None:
     simulation = Simulation(ledger, 16)
