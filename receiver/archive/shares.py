@@ -29,8 +29,8 @@ SHARE = 4
 # Seconds between two checks for work that waits.
 LOOK_INTERVAL = 1.0
 # A query for those who wait takes long, in seconds, where many wait: with 100,000 assets at one
-# host 0.3 to 0.8 s. It is repeated after so many times its own length, or so many seconds: what
-# took long may have been the disk.
+# host 0.3 to 0.8 s. It is repeated after this many times its own length, or this many seconds,
+# because perhaps only the disk was slow.
 LONG_LOOK, LOOK_SHARE, LOOK_PAUSE = 0.1, 20, 60.0
 # Seconds that a download runs at least, and that one may last that is not interrupted.
 MIN_SECONDS, ENDS_SOON = 2.0, 5.0
@@ -68,7 +68,7 @@ class Running:
 
     @property
     def parties(self) -> set[Party]:
-        """Who it belongs to: its job, and the host that it has reached by now."""
+        """The parties it belongs to: its job, and the host that it has reached by now."""
         host = self.progress.hosts[-1] if self.progress.hosts else self.netloc
         return {self.job, ("host", host)} if host else {self.job}
 
@@ -371,7 +371,7 @@ def _avoiding(running: Iterable[Running], parties: set[Party]) -> Avoided:
 
 
 def _pause(seconds: float) -> float:
-    """Return for how long a query that took so many seconds is not repeated."""
+    """Return how long a query that took these seconds is not repeated."""
     return min(LOOK_SHARE * seconds, LOOK_PAUSE)
 
 
