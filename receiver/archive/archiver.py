@@ -88,8 +88,7 @@ class Archiver:
         self._unfinished = Unfinished(BACK_OFF[-1])
         # A response that contains pictures is large: only one is in memory at a time.
         self._decode_lock = Lock()
-        # Keyed by ref and index. A restart begins from 0; the URL's lifetime is the limit in any
-        # case.
+        # By ref and index. A restart begins from 0; in any case the URL's lifetime is the limit.
         self._bad_files: Counter[tuple[str, int]] = Counter()
 
     def archive(self, claimed: Claimed[Asset], progress: Progress | None = None) -> None:
@@ -330,15 +329,12 @@ class Archiver:
     ) -> None:
         """Record a failed attempt: a final state, or another attempt while the URL lives."""
         asset, now, text = claimed.row, self._now(), str(error)
-        gone, suspicious = (
-            isinstance(error, SourceGoneError),
-            asset.attempts >= ATTEMPTS_BEFORE_REFRESH,
-        )
+        gone = isinstance(error, SourceGoneError)
+        suspicious = asset.attempts >= ATTEMPTS_BEFORE_REFRESH
         if is_last:
             self._give_up(claimed, AssetState.FAILED, text, rejected)
         elif isinstance(error, StoreError) and now < asset.expires_at + asset.lifetime:
-            # The archive is unavailable; the asset is not at fault. Its URL may be valid longer
-            # than promised.
+            # The archive is at fault, not the asset. Its URL may be valid longer than promised.
             self._assets.retry(
                 claimed,
                 now + back_off(1, (STORE_RETRY_DELAY,)),

@@ -28,11 +28,10 @@ log = structlog.get_logger(__name__)
 SHARE = 4
 # Seconds between two checks for work that waits.
 LOOK_INTERVAL = 1.0
-# A claim that looked for other hosts and took long, in seconds, is followed by claims that do not,
-# for so many times its own length. With 100,000 assets at one host it takes 0.3 to 0.8 s.
-LONG_LOOK, LOOK_SHARE = 0.1, 20
-# Seconds for which claims do not look at most: what took long may have been the disk.
-LOOK_PAUSE = 60.0
+# A query for those who wait takes long, in seconds, where many wait: with 100,000 assets at one
+# host 0.3 to 0.8 s. It is repeated after this many times its own length, or this many seconds,
+# because perhaps only the disk was slow.
+LONG_LOOK, LOOK_SHARE, LOOK_PAUSE = 0.1, 20, 60.0
 # Seconds that a download runs at least, and that one may last that is not interrupted.
 MIN_SECONDS, ENDS_SOON = 2.0, 5.0
 # Seconds that a download may last, by its speed and size, if each thread has one asset that waits;
@@ -69,7 +68,7 @@ class Running:
 
     @property
     def parties(self) -> set[Party]:
-        """Who it belongs to: its job, and the host that it has reached by now."""
+        """The parties it belongs to: its job, and the host that it has reached by now."""
         host = self.progress.hosts[-1] if self.progress.hosts else self.netloc
         return {self.job, ("host", host)} if host else {self.job}
 
@@ -132,7 +131,7 @@ class Shares:
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str, int], Running] = {}  # by claim, ref and index
         self._slow = _Slow()
-        self._next_look = 0.0
+        self._next_look = self._next_count = 0.0
         # Until when claims do not look for others than these hosts.
         self._alone_until: dict[frozenset[str], float] = {}
         self._ended_at = clock()
@@ -175,12 +174,10 @@ class Shares:
         a while in any case: SQLite's other writers wait meanwhile.
         """
         now = self._clock()
-        seconds = now - began
-        until = now + min(max(LOOK_INTERVAL, LOOK_SHARE * seconds), LOOK_PAUSE)
         alone = {
-            one.hosts: until
+            one.hosts: now + max(LOOK_INTERVAL, _pause(now - began))
             for one in avoided
-            if (seconds > LONG_LOOK and one.hosts)
+            if (now - began > LONG_LOOK and one.hosts)
             or all(one.includes(claimed.row) for claimed in claims)
         }
         with self._lock:
@@ -253,7 +250,10 @@ class Shares:
             for one in running:
                 one.progress.look()
                 self._fastest.note(one.progress.speed, now)
+        if now < self._next_count:
+            return
         victims = self._above_share(running) or self._too_slow(running)
+        self._next_count = self._clock() + _pause(self._clock() - now)
         for one, waiting in victims.items():
             with self._lock:
                 self._slow.add(one, now)
@@ -368,6 +368,11 @@ def _avoiding(running: Iterable[Running], parties: set[Party]) -> Avoided:
         refs=frozenset(name for kind, name in parties if kind == "job"),
         hosts=frozenset(hosts | {name for kind, name in parties if kind == "netloc"}),
     )
+
+
+def _pause(seconds: float) -> float:
+    """Return how long a query that took these seconds is not repeated."""
+    return min(LOOK_SHARE * seconds, LOOK_PAUSE)
 
 
 def _jobs(parties: set[Party]) -> set[Party]:

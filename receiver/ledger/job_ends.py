@@ -70,7 +70,7 @@ _END_JOBS = ManyRows(
 def end_jobs(connection: Connection, finishes: Sequence[Finish]) -> list[bool | None]:
     """End assets together with their jobs; return True for each that has ended, else None.
 
-    None means that the asset is not the last one of its job, or is no longer ours, or that an
+    None has three causes: the asset is not the last one of its job; it is no longer ours; or an
     operator reopened the job after its end was prepared.
     """
     refs = [one.ref for one in finishes if one.end]

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 
-from postgres import mortal_postgres, postgres_binaries
+from postgres import killable_postgres, postgres_binaries
 from sqlalchemy import select
 
 from receiver.ledger import schema
@@ -92,7 +92,7 @@ def _contenders(stack: ExitStack, folder: Path) -> Iterator[Contender]:
     yield Contender("no-op", start("noop", "tests.bench.noop:create_app()")[0])
     yield Contender("SQLite", *ours("sqlite"))
     if postgres_binaries():
-        database = stack.enter_context(mortal_postgres())
+        database = stack.enter_context(killable_postgres())
         address = database.make_database()
         schema.migrate(address)
         url = address.replace("+psycopg", "")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from postgres import mortal_postgres, postgres_binaries
+from postgres import killable_postgres, postgres_binaries
 from rich.table import Table
 from sqlalchemy import event, text
 
@@ -54,7 +54,7 @@ def measure(folder: Path) -> Table:
     postgresql, size = {}, 0.0
     if postgres_binaries() is not None:
         with (
-            mortal_postgres() as server,
+            killable_postgres() as server,
             ledger(server.make_database(), folder / "postgresql") as services,
         ):
             postgresql = _steps(

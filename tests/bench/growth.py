@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from postgres import mortal_postgres, postgres_binaries
+from postgres import killable_postgres, postgres_binaries
 from sqlalchemy import Connection, text
 
 from receiver.ledger import schema
@@ -81,7 +81,7 @@ def measure(folder: Path, sizes: tuple[int, ...], amount: Amount) -> list[Line]:
     if postgres_binaries() is None:
         sys.stderr.write("PostgreSQL is not installed: the ledger on it is left out\n")
         return lines
-    with mortal_postgres() as server:
+    with killable_postgres() as server:
         return lines + _at_sizes(
             "PostgreSQL", folder / "postgresql", sizes, amount, lambda _name: server.make_database()
         )

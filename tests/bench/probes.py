@@ -19,7 +19,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import psycopg
-from postgres import mortal_postgres
+from postgres import killable_postgres
 from relay import relay
 from sqlalchemy import make_url
 
@@ -53,7 +53,7 @@ def measure(folder: Path, amount: Amount) -> list[Line]:
         }
         lines = _measure(folder / "sqlite", {}, {"nothing hangs": nullcontext}, amount)
         lines += _measure(folder / "s3", variables, {"the bucket hangs": nullcontext}, amount)
-    with mortal_postgres() as server:
+    with killable_postgres() as server:
         url = server.make_database()
         schema.migrate(url)
         address = make_url(url)

@@ -20,7 +20,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
-from postgres import mortal_postgres, postgres_binaries  # noqa: E402 - found by way of the line above
+from postgres import killable_postgres, postgres_binaries  # noqa: E402 - found by way of the line above
 from seaweed import seaweedfs, weed_binary  # noqa: E402 - as above
 
 from tests.bench import (  # noqa: E402 - as above
@@ -108,7 +108,7 @@ def _directory(folder: Path, amounts: Amounts) -> Result:
 
 
 def _postgresql(folder: Path, amounts: Amounts) -> Result:
-    with mortal_postgres() as server:
+    with killable_postgres() as server:
         place = Place(
             "a directory, with PostgreSQL",
             f"file://{folder / 'archive'}",

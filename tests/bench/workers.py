@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from postgres import MortalPostgres, mortal_postgres
+from postgres import KillablePostgres, killable_postgres
 from sqlalchemy import text
 
 from receiver.ledger import schema
@@ -52,7 +52,7 @@ LOADS = (
 
 def measure(folder: Path, amount: Amount) -> list[Line]:
     """Archive pictures in rounds with each number of processes."""
-    with mortal_postgres() as server:
+    with killable_postgres() as server:
         return [
             line
             for number, load in enumerate(LOADS)
@@ -65,7 +65,7 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _measure(folder: Path, server: MortalPostgres, amount: Amount, load: Load) -> list[Line]:
+def _measure(folder: Path, server: KillablePostgres, amount: Amount, load: Load) -> list[Line]:
     address = server.make_database()
     schema.migrate(address)
     rates: dict[int, list[float]] = {processes: [] for processes in load.processes}

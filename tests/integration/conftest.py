@@ -17,7 +17,7 @@ from event_server import SECRET, EventServer
 from faultproxy import FaultProxy, fault_proxy
 from ledgers import LedgerHarness, migrated_file, opened
 from poison import CrashHarness
-from postgres import MortalPostgres, PostgresServer, mortal_postgres
+from postgres import KillablePostgres, PostgresServer, killable_postgres
 from reconciling import ReconcileHarness
 from seaweed import S3Server
 from waiting import until
@@ -76,16 +76,16 @@ def postgres_url(postgres_server: PostgresServer, migrated_postgres: str) -> Ite
 
 
 @pytest.fixture(scope="module")
-def mortal() -> Iterator[MortalPostgres]:
+def killable() -> Iterator[KillablePostgres]:
     """Run a PostgreSQL for one module, which may stop and restart it."""
-    with mortal_postgres() as server:
+    with killable_postgres() as server:
         yield server
 
 
 @pytest.fixture
-def mortal_url(mortal: MortalPostgres) -> str:
+def killable_url(killable: KillablePostgres) -> str:
     """Make a database on it."""
-    return mortal.make_database()
+    return killable.make_database()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

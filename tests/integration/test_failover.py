@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from engine_harness import OFTEN, DistributedHarness, at_work
 from ledgers import NOW, TIMING, LedgerHarness, opened, succeeded, urls
-from postgres import MortalPostgres, mortal_postgres
+from postgres import KillablePostgres, killable_postgres
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 from waiting import LIMIT, until
@@ -65,9 +65,9 @@ def ledger(postgres_url: str) -> Iterator[LedgerHarness]:
 
 
 @pytest.fixture
-def mortal() -> Iterator[MortalPostgres]:
+def killable() -> Iterator[KillablePostgres]:
     """Run a server of the test's own."""
-    with mortal_postgres() as server:
+    with killable_postgres() as server:
         yield server
 
 
@@ -305,9 +305,9 @@ def test_every_picture_is_archived_once_while_connections_are_cut_at_random(
 
 
 def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
-    mortal: MortalPostgres, tmp_path: Path
+    killable: KillablePostgres, tmp_path: Path
 ) -> None:
-    url = mortal.make_database()
+    url = killable.make_database()
     schema.migrate(url)
     with opened(url) as ledger:
         harness = DistributedHarness(ledger, tmp_path, url)
@@ -315,28 +315,28 @@ def test_an_engine_works_on_when_its_server_was_killed_and_started_again(
         with at_work(harness.engine(poll_interval=OFTEN), harness.queue()):
             ledger.deliver(first, succeeded())
             until(harness.archived, what="the work before")
-            mortal.kill()
+            killable.kill()
             with pytest.raises(LedgerError):
                 ledger.inbox.accept(Delivery(first, Source.CALLBACK, succeeded(), 1.0))
-            mortal.start()
+            killable.start()
             second = ledger.waiting("task-2")
             ledger.deliver(second, succeeded(provider_id="task-2"))
             until(lambda: harness.archived() == 2, what="the work after")
 
 
 def test_an_engine_that_starts_without_its_server_waits_for_it_and_can_be_stopped(
-    mortal: MortalPostgres, tmp_path: Path
+    killable: KillablePostgres, tmp_path: Path
 ) -> None:
-    url = mortal.make_database()
+    url = killable.make_database()
     schema.migrate(url)
     with opened(url) as ledger:
         harness = DistributedHarness(ledger, tmp_path, url)
         harness.add_jobs()
-        mortal.kill()
+        killable.kill()
         with at_work(engine := harness.engine(grace=0.05), harness.queue()) as thread:
             engine.stop()
             thread.join(LIMIT)
             assert not thread.is_alive()
         with at_work(harness.engine(), harness.queue()):
-            mortal.start()
+            killable.start()
             until(harness.archived, what="the work")

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from ledgers import LedgerHarness, opened, stored, succeeded, urls
-from postgres import MortalPostgres
+from postgres import KillablePostgres
 from processes import Finished, python
 from sqlalchemy import Connection
 from waiting import until
@@ -41,9 +41,11 @@ def sent_by(url: str, change: Callable[[LedgerHarness], object]) -> list[str]:
         return sorted(set(received()))
 
 
-def test_a_transaction_sends_each_name_once_and_a_rolled_back_one_nothing(mortal_url: str) -> None:
-    with listening(mortal_url) as received:
-        with closing(PostgresDatabase(mortal_url)) as database:
+def test_a_transaction_sends_each_name_once_and_a_rolled_back_one_nothing(
+    killable_url: str,
+) -> None:
+    with listening(killable_url) as received:
+        with closing(PostgresDatabase(killable_url)) as database:
 
             def broken(connection: Connection) -> None:
                 notify(connection, QueueName.HINTS)
@@ -62,14 +64,14 @@ def test_a_transaction_sends_each_name_once_and_a_rolled_back_one_nothing(mortal
 
 
 def test_a_restart_of_postgresql_does_not_end_the_sender(
-    mortal: MortalPostgres, mortal_url: str
+    killable: KillablePostgres, killable_url: str
 ) -> None:
-    with closing(PostgresDatabase(mortal_url)) as database:
+    with closing(PostgresDatabase(killable_url)) as database:
         database.write(lambda connection: notify(connection, QueueName.ASSETS))
-        mortal.kill()
+        killable.kill()
         database._sender.send({"jobs"})
-        mortal.start()
-        with listening(mortal_url) as received:
+        killable.start()
+        with listening(killable_url) as received:
 
             def is_received() -> bool:
                 database.write(lambda connection: notify(connection, QueueName.ASSETS))
@@ -163,15 +165,15 @@ def test_every_work_queue_has_a_name_that_notifies_it(tmp_path: Path) -> None:
         assert named == [events_queue("log:") if name is QueueName.EVENTS else name]
 
 
-def test_a_process_that_ends_sends_its_last_notification(mortal_url: str) -> None:
-    schema.migrate(mortal_url)
+def test_a_process_that_ends_sends_its_last_notification(killable_url: str) -> None:
+    schema.migrate(killable_url)
     program = (
         "import sys; from contextlib import closing; from receiver.ledger.hints import Hints;"
         "from receiver.ledger.postgres import PostgresDatabase; from ledgers import TIMING\n"
         "with closing(PostgresDatabase(sys.argv[1])) as database:"
         " Hints(database, TIMING, lambda: 1.0).add('task-1')"
     )
-    with listening(mortal_url) as received:
-        with python("-c", program, mortal_url) as process:
+    with listening(killable_url) as received:
+        with python("-c", program, killable_url) as process:
             assert process.ended() == Finished(0, "", "")
         assert received() == ["hints"]

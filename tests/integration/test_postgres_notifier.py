@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import psycopg
 from engine_harness import at_work
 from ledgers import opened, stored
-from postgres import MortalPostgres
+from postgres import KillablePostgres
 from waiting import until
 
 from receiver.ledger import schema
@@ -64,44 +64,44 @@ def wait_for(url: str, listener: Listener, name: str) -> None:
     until(arrives, what=f"a notification of {name}")
 
 
-def test_a_notification_of_another_process_arrives_with_its_name(mortal_url: str) -> None:
-    with listening(mortal_url, NoWatch()) as listener:
-        wait_for(mortal_url, listener, "assets")
+def test_a_notification_of_another_process_arrives_with_its_name(killable_url: str) -> None:
+    with listening(killable_url, NoWatch()) as listener:
+        wait_for(killable_url, listener, "assets")
 
 
-def test_a_cut_connection_comes_back_and_everything_is_looked_at_once(mortal_url: str) -> None:
-    with listening(mortal_url, watch := NoWatch()) as listener:
+def test_a_cut_connection_comes_back_and_everything_is_looked_at_once(killable_url: str) -> None:
+    with listening(killable_url, watch := NoWatch()) as listener:
         until(lambda: ALL in listener.wait(0.1), what="the first look")
-        with connect(mortal_url) as connection:
+        with connect(killable_url) as connection:
             connection.execute(CUT_ALL)
         until(lambda: ALL in listener.wait(0.1), what="a look after the loss")
         assert watch.connections == 2
-        wait_for(mortal_url, listener, "assets")
+        wait_for(killable_url, listener, "assets")
 
 
-def test_a_restart_of_postgresql_is_survived(mortal: MortalPostgres, mortal_url: str) -> None:
-    with listening(mortal_url, watch := NoWatch()) as listener:
-        mortal.kill()
-        mortal.start()
+def test_a_restart_of_postgresql_is_survived(killable: KillablePostgres, killable_url: str) -> None:
+    with listening(killable_url, watch := NoWatch()) as listener:
+        killable.kill()
+        killable.start()
         until(lambda: watch.connections == 2, what="the second connection")
-        wait_for(mortal_url, listener, "jobs")
+        wait_for(killable_url, listener, "jobs")
 
 
-def test_it_waits_while_no_connection_is_free(mortal_url: str) -> None:
-    with listening(mortal_url, watch := NoWatch()) as listener:
+def test_it_waits_while_no_connection_is_free(killable_url: str) -> None:
+    with listening(killable_url, watch := NoWatch()) as listener:
         with ExitStack() as others:
 
             def take_all() -> None:
                 with suppress(psycopg.OperationalError):
                     while True:
-                        others.enter_context(connect(mortal_url))
+                        others.enter_context(connect(killable_url))
 
-            first = others.enter_context(connect(mortal_url))
+            first = others.enter_context(connect(killable_url))
             take_all()
             first.execute(CUT_ALL + " AND query LIKE 'LISTEN%'")
             take_all()
         until(lambda: watch.connections == 2, what="the second connection")
-        wait_for(mortal_url, listener, "jobs")
+        wait_for(killable_url, listener, "jobs")
 
 
 def test_it_stops_at_once_while_postgresql_is_unavailable() -> None:
@@ -132,9 +132,9 @@ def test_threads_may_notify_while_it_stops() -> None:
     assert not errors
 
 
-def test_the_engine_works_without_any_notification_by_polling(mortal_url: str) -> None:
-    schema.migrate(mortal_url)
-    with opened(mortal_url) as ledger:
+def test_the_engine_works_without_any_notification_by_polling(killable_url: str) -> None:
+    schema.migrate(killable_url)
+    with opened(killable_url) as ledger:
 
         def archive(claimed: Claimed[Asset]) -> None:
             ledger.assets.finish(claimed, stored(claimed))

@@ -24,7 +24,7 @@ import psycopg
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
-from postgres import MortalPostgres, mortal_postgres  # noqa: E402 - found by way of the line above
+from postgres import KillablePostgres, killable_postgres  # noqa: E402 - found by way of the line above
 from relay import Relay, relay  # noqa: E402 - as above
 from seaweed import seaweedfs  # noqa: E402
 from sqlalchemy import make_url  # noqa: E402
@@ -58,7 +58,9 @@ class Speed:
 class Chaos:
     """The installation, its PostgreSQL and what is between them."""
 
-    def __init__(self, env: Environment, server: MortalPostgres, between: Relay, url: str) -> None:
+    def __init__(
+        self, env: Environment, server: KillablePostgres, between: Relay, url: str
+    ) -> None:
         self.env, self._server, self._between = env, server, between
         self._direct = url
         self._number = 0
@@ -169,7 +171,7 @@ def main(names: tuple[str, ...], seed: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     (folder / "round-0").mkdir()
     with ExitStack() as stack:
-        server = stack.enter_context(mortal_postgres())
+        server = stack.enter_context(killable_postgres())
         servers = Servers(stack.enter_context(seaweedfs()).url, server)
         dice = Random(seed)  # noqa: S311 - no secret
         env = stack.enter_context(

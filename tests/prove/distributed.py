@@ -26,7 +26,7 @@ import requests
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
-from postgres import mortal_postgres  # noqa: E402 - found by way of the line above
+from postgres import killable_postgres  # noqa: E402 - found by way of the line above
 from processes import BIN  # noqa: E402 - as above
 from seaweed import seaweedfs  # noqa: E402
 from waiting import until  # noqa: E402
@@ -113,7 +113,7 @@ def main(jobs: int, seed: int) -> None:
 class _Run:
     def __init__(self, folder: Path, random: Random, stack: ExitStack) -> None:
         self._folder, self._dice, self._stack = folder, random, stack
-        server = stack.enter_context(mortal_postgres(OURS))
+        server = stack.enter_context(killable_postgres(OURS))
         s3 = stack.enter_context(seaweedfs())
         bucket = s3.make_bucket()
         self._archive = Bucket(s3, bucket)
@@ -222,8 +222,8 @@ class _Run:
     def _break(self, orders: Orders) -> None:
         """Kill a node every few seconds; also cut off one worker and one web node for a while."""
         self._await_work()
-        *mortal_webs, remote_web = self._webs
-        *mortal_workers, remote = self._workers
+        *killable_webs, remote_web = self._webs
+        *killable_workers, remote = self._workers
         remote.pull()
         remote_web.pull()
         cut = time.monotonic()
@@ -233,7 +233,7 @@ class _Run:
             for node in [node for node, moment in back.items() if time.monotonic() >= moment]:
                 node.plug()
                 del back[node]
-            victim = self._dice.choice([*mortal_webs, *mortal_workers])
+            victim = self._dice.choice([*killable_webs, *killable_workers])
             victim.kill()
             self._killed += 1
             time.sleep(self._dice.uniform(0.0, 1.0))

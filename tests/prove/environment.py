@@ -33,7 +33,7 @@ from tests.prove.promises import NO_SILENCE, Broken
 from tests.prove.recording_proxy import RecordingProxy, recording_proxy
 from tests.prove.setups import Archive, Servers, Setup, round_storage
 
-S3 = Literal["shared", "mortal", "proxied"]
+S3 = Literal["shared", "killable", "proxied"]
 
 _USUAL: Menus = {"order": MENU}
 _SECRET, _TOKEN = "a-secret-of-the-proof", "a-token-of-the-proof"
@@ -320,7 +320,7 @@ def prepared(
         )
         installation = Installation(folder, sandbox)
         seen = stack.enter_context(recording_proxy(installation.port))
-        killable = stack.enter_context(killable_seaweedfs()) if s3 == "mortal" else None
+        killable = stack.enter_context(killable_seaweedfs()) if s3 == "killable" else None
         land = stack.enter_context(
             round_storage(setup, servers, installation.data, killable.server if killable else None)
         )

@@ -179,7 +179,7 @@ def _possible(chosen: Sequence[Match], console: Console) -> list[Match]:
 def _servers(chosen: Sequence[Match], stack: ExitStack) -> Servers:
     """Start the servers that the chosen setups need."""
     needs_s3 = any(
-        match.setup.archive == "s3" and match.faults[0].s3 != "mortal" for match in chosen
+        match.setup.archive == "s3" and match.faults[0].s3 != "killable" for match in chosen
     )
     needs_postgres = any(match.setup.ledger == "postgresql" for match in chosen)
     return Servers(

@@ -170,7 +170,7 @@ def postgres(*more: str) -> Iterator[PostgresServer]:
         shutil.rmtree(directory)
 
 
-class MortalPostgres(PostgresServer):
+class KillablePostgres(PostgresServer):
     """A server of one test that can be killed and started again."""
 
     def __init__(self, binaries: Path, directory: Path, listens: str) -> None:
@@ -194,7 +194,7 @@ class MortalPostgres(PostgresServer):
 
 
 @contextmanager
-def mortal_postgres(listens: str = "") -> Iterator[MortalPostgres]:
+def killable_postgres(listens: str = "") -> Iterator[KillablePostgres]:
     """Run a server that may be killed, on its socket and a private address it ``listens`` on."""
     binaries = postgres_binaries()
     assert binaries is not None
@@ -204,7 +204,7 @@ def mortal_postgres(listens: str = "") -> Iterator[MortalPostgres]:
         if listens:
             with (directory / "data" / "pg_hba.conf").open("a") as file:
                 file.write(f"host all all {listens}/24 trust\n")
-        server = MortalPostgres(binaries, directory, listens)
+        server = KillablePostgres(binaries, directory, listens)
         server.start()
         try:
             yield server

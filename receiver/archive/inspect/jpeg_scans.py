@@ -341,7 +341,7 @@ class _Scan:
             self.run -= 1
 
     def _refine(self, known: bytearray, start: int, k: int, zeros: int) -> int:
-        """Pass known coefficients, each with a bit, and so many others; return where."""
+        """Pass known coefficients, each with a bit, and ``zeros`` others; return the position."""
         while k <= self.last:
             if known[start + k]:
                 self.at += 1

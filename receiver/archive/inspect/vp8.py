@@ -54,7 +54,7 @@ class _Bits:
         self._at, self._range, self._shifted = 2, 255, 0
 
     def number(self, length: int) -> int:
-        """Return a number of so many bits."""
+        """Return a number of this many bits."""
         value = 0
         for _ in range(length):
             value = value << 1 | self._bit()

@@ -63,7 +63,7 @@ def _proxy(env: Environment) -> FaultProxy:
 
 
 ARCHIVES = (
-    Fault("S3 server killed", _killed, 35, archives=("s3",), s3="mortal"),
+    Fault("S3 server killed", _killed, 35, archives=("s3",), s3="killable"),
     Fault("S3 cut after the put", _cut_after_put, 30, archives=("s3",), s3="proxied"),
     Fault("S3 answers 503", _refusing(503, "SlowDown"), 30, archives=("s3",), s3="proxied"),
     Fault("S3 answers 403", _refusing(403, "AccessDenied"), 30, archives=("s3",), s3="proxied"),
