@@ -10,6 +10,7 @@ from pathlib import Path
 
 from installation import SERVE
 from processes import environment, free_port, run, running
+from waiting import LIMIT
 
 ROOT = Path(__file__).parents[2]
 # What a person types at the end, to stop what runs in the background.
@@ -40,7 +41,7 @@ def pasted(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
         start_new_session=True,
     )
     try:
-        out, err = shell.communicate(timeout=60)
+        out, err = shell.communicate(timeout=LIMIT)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGKILL)

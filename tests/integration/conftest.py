@@ -17,7 +17,7 @@ from event_server import SECRET, EventServer
 from faultproxy import FaultProxy, fault_proxy
 from ledgers import LedgerHarness, migrated_file, opened
 from poison import CrashHarness
-from postgres import KillablePostgres, PostgresServer, empty, killable_postgres
+from postgres import KillablePostgres, PostgresServer, killable_postgres
 from reconciling import ReconcileHarness
 from seaweed import S3Server
 from waiting import until
@@ -67,7 +67,7 @@ def sqlite_url(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer, migrated_postgres: str) -> Iterator[str]:
     """Make a PostgreSQL ledger for one test."""
-    empty(migrated_postgres)
+    postgres_server.empty(migrated_postgres)
     yield migrated_postgres
     until(
         lambda: postgres_server.connections(migrated_postgres) == 0,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from commands import invoke
 from ledgers import LedgerHarness, opened, running, succeeded
-from postgres import PostgresServer, empty
+from postgres import PostgresServer
 from processes import Finished, Running, free_port
 from processes import running as process
 from sqlalchemy import event, select, text
@@ -52,7 +52,7 @@ def source(sqlite_url: str) -> Iterator[LedgerHarness]:
 @pytest.fixture
 def target(postgres_server: PostgresServer, migrated_postgres: str) -> Iterator[LedgerHarness]:
     """Open an empty ledger on PostgreSQL."""
-    empty(migrated_postgres)
+    postgres_server.empty(migrated_postgres)
     url = postgres_server.make_database(template=migrated_postgres)
     with opened(url) as ledger:
         yield ledger

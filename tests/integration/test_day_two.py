@@ -11,7 +11,7 @@ from archives import ArchivedJobs
 from commands import invoke
 from ledgers import LedgerHarness, opened
 from pages import blocks, run_line, section
-from postgres import PostgresServer, empty
+from postgres import PostgresServer
 from processes import ROOT
 
 from receiver.archive.stores.directory import DirectoryStore
@@ -162,7 +162,7 @@ def test_no_step_of_a_rotation_refuses_a_ticket_that_another_machine_signs(tmp_p
 @pytest.fixture
 def new_postgres(postgres_server: PostgresServer, migrated_postgres: str) -> Iterator[str]:
     """Make an empty ledger on PostgreSQL for one test."""
-    empty(migrated_postgres)
+    postgres_server.empty(migrated_postgres)
     url = postgres_server.make_database(template=migrated_postgres)
     yield url
     postgres_server.drop_database(url)

@@ -6,7 +6,6 @@ from contextlib import closing
 from functools import partial
 
 import pytest
-from postgres import empty
 from sqlalchemy import CheckConstraint, Connection, UniqueConstraint, text
 from sqlalchemy.exc import IntegrityError
 
@@ -180,7 +179,7 @@ def database(
         url = f"sqlite:///{shutil.copy(request.getfixturevalue('sqlite_template'), path)}"
     else:
         url = request.getfixturevalue("migrated_postgres")
-        empty(url)
+        request.getfixturevalue("postgres_server").empty(url)
     with closing(open_database(url)) as database:
         for table, row in ROWS.items():
             database.write(partial(insert, table=table, row=row))

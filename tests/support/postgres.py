@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypedDict
@@ -59,17 +60,22 @@ class PostgresServer:
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
         self._connection: psycopg.Connection | None = None
+        self._emptying: dict[str, psycopg.Connection] = {}
 
     def close(self) -> None:
-        """Close the connection to the server."""
+        """Close the connections to the server."""
         if self._connection is not None:
             self._connection.close()
+        for url in [*self._emptying]:
+            self._stop_emptying(url)
 
     def make_database(self, template: str | None = None) -> str:
         """Create a database, as a copy of the one at ``template`` if given; return its URL.
 
         It takes up to 0.2 s; ``empty`` is 50 times faster.
         """
+        if template:
+            self._stop_emptying(template)  # a template may have no connections
         name = f"test_{secrets.token_hex(6)}"
         origin = make_url(template).database if template else None
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
@@ -81,33 +87,48 @@ class PostgresServer:
 
     def drop_database(self, url: str) -> None:
         """Drop a database; raise psycopg.errors.ObjectInUse if a connection to it is open."""
+        self._stop_emptying(url)
         self._run(sql.SQL("DROP DATABASE {}").format(sql.Identifier(make_url(url).database or "")))
 
     def connections(self, url: str) -> int:
-        """Return the number of connections to a database."""
-        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
-        found = self._run(sql.SQL(query), make_url(url).database)
+        """Return the number of connections to a database, without that of ``empty``."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND pid <> %s"
+        ours = self._emptying[url].info.backend_pid if url in self._emptying else 0
+        found = self._run(sql.SQL(query), make_url(url).database, ours)
         return int(found.fetchall()[0][0])
+
+    def empty(self, url: str) -> None:
+        """Delete every row of a ledger, and number rows from 1 again.
+
+        It keeps its connection: a new one plans all statements again, which takes 7 ms.
+        """
+        if url not in self._emptying:
+            self._emptying[url] = psycopg.connect(_for_psycopg(make_url(url)), autocommit=True)
+        self._emptying[url].execute(_emptying())
+
+    def _stop_emptying(self, url: str) -> None:
+        if connection := self._emptying.pop(url, None):
+            connection.close()
 
     def ping(self) -> None:
         """Raise psycopg.OperationalError unless the server answers."""
         self._run(sql.SQL("SELECT 1"))
 
-    def _run(self, statement: sql.SQL | sql.Composed, *values: str | None) -> psycopg.Cursor:
+    def _run(self, statement: sql.SQL | sql.Composed, *values: str | int | None) -> psycopg.Cursor:
         """Execute a statement on one connection, which is opened again when it broke."""
         if self._connection is None or self._connection.closed:
             self._connection = psycopg.connect(_for_psycopg(self._url), autocommit=True)
         return self._connection.execute(statement, values)
 
 
-def empty(url: str) -> None:
-    """Delete every row of a ledger, and number rows from 1 again."""
-    tables = [sql.Identifier(table.name) for table in reversed(metadata.sorted_tables)]
-    deletes = [sql.SQL("DELETE FROM {};").format(table) for table in tables]
-    with psycopg.connect(_for_psycopg(make_url(url))) as connection:
-        # The index of texts is not a table of ``metadata``.
-        deletes.append(sql.SQL("DELETE FROM {};").format(sql.Identifier("job_words")))
-        connection.execute(sql.Composed(deletes) + sql.SQL(_RESTART_SEQUENCES))
+@cache
+def _emptying() -> sql.Composed:
+    tables = [table.name for table in reversed(metadata.sorted_tables)]
+    # The index of texts is not a table of ``metadata``.
+    names = [sql.Identifier(name) for name in (*tables, "job_words")]
+    return sql.SQL("").join(map(sql.SQL("DELETE FROM {};").format, names)) + sql.SQL(
+        _RESTART_SEQUENCES
+    )
 
 
 def _for_psycopg(url: URL) -> str:
