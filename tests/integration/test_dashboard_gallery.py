@@ -64,7 +64,7 @@ def test_the_gallery_is_filtered_and_says_what_is_wrong_with_a_filter(logged_in:
     }.items():
         assert tiles(logged_in.client.get(f"/?{query}").text) == found, query
     page = logged_in.client.get("/?day=2026-02-30").text
-    assert "2026-02-30 is no day of the calendar" in page
+    assert "2026-02-30 is not a day of the calendar" in page
 
 
 def test_a_picture_has_its_data_and_its_neighbours_within_the_filter(logged_in: WebClient) -> None:

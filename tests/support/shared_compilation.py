@@ -24,6 +24,7 @@ from sqlalchemy.util import LRUCache
 from werkzeug.routing import Rule
 
 _STATEMENTS = 2000
+_COMPILED = ("_parts", "_trace", "_converters", "arguments")  # of a route
 
 
 def share() -> None:
@@ -50,17 +51,31 @@ def _share_statements() -> None:
 
 
 def _share_routes() -> None:
-    """Compile the function that builds the URLs of a route once; it gets the route as argument."""
-    compiled: dict[object, Callable[..., tuple[str, str]]] = {}
-    original = Rule._compile_builder
+    """Compile a route once, with the functions that build its URLs; they get it as argument."""
+    rules: dict[object, dict[str, Any]] = {}
+    builders: dict[object, Callable[..., tuple[str, str]]] = {}
+    original, original_builder = Rule.compile, Rule._compile_builder
 
     def compile_builder(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:  # noqa: FBT001, FBT002 - the signature of werkzeug
         key = (append_unknown, repr(rule.defaults), *rule._trace)
-        if key not in compiled:
-            compiled[key] = original(rule, append_unknown)
-        return compiled[key]
+        if key not in builders:
+            builders[key] = original_builder(rule, append_unknown)
+        return builders[key]
+
+    def compile_rule(rule: Rule) -> None:
+        # All that is compiled comes from these; no application has converters of its own.
+        given = (rule.rule, rule.host, rule.subdomain, repr(rule.defaults))
+        key = (*given, rule.merge_slashes, rule.strict_slashes, rule.build_only)
+        if key not in rules:
+            original(rule)
+            rules[key] = {name: getattr(rule, name) for name in _COMPILED}
+        for name, value in rules[key].items():
+            setattr(rule, name, value)
+        rule._build = compile_builder(rule, append_unknown=False).__get__(rule)
+        rule._build_unknown = compile_builder(rule, append_unknown=True).__get__(rule)
 
     Rule._compile_builder = compile_builder  # type: ignore[assignment]  # for the tests only
+    Rule.compile = compile_rule  # type: ignore[method-assign, assignment]  # as above
 
 
 def _share_names_of_events() -> None:
