@@ -11,7 +11,7 @@ from receiver.ledger.database_errors import translated_errors
 from receiver.ledger.sqlite import sqlite_address
 
 # The newest migration; a test compares it with the folder.
-HEAD = "0018"
+HEAD = "0019"
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 # How long a migration waits for a lock.

@@ -247,10 +247,13 @@ assets = Table(
     UniqueConstraint("key"),
 )
 # Deadline first: claims read this index from the URL that expires next. The planners infer its
-# condition from "due_at <= now".
+# condition from "due_at <= now". With the other columns they pass by assets that are not due, or
+# were tried often, without reading their rows.
 Index(
     "ix_assets_deadline",
     assets.c.expires_at,
+    assets.c.attempts,
+    assets.c.due_at,
     sqlite_where=assets.c.due_at.isnot(None),
     postgresql_where=assets.c.due_at.isnot(None),
 )

@@ -1,5 +1,6 @@
 """How both databases find rows: by an index, never by reading a whole large table."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from receiver.ledger import claims, liveness, webhooks
 from receiver.ledger.assets import Assets, count_pending
 from receiver.ledger.database import Work
 from receiver.ledger.deliveries import had_empty_success
+from receiver.ledger.fair_claims import FairClaims
 from receiver.ledger.group_commit import Batch
 from receiver.ledger.jobs import Jobs, find_job, find_job_by_key, find_job_by_provider_id
 from receiver.ledger.outbox import Outbox
@@ -233,6 +235,30 @@ def test_deliveries_are_found_by_the_number_of_their_attempts(large_ledger: Ledg
     )
     for index in ("ix_sendings_untried", "ix_sendings_few", "ix_sendings_several"):
         assert any(index in plan for plan in plans)
+
+
+def test_a_claim_passes_by_assets_that_were_tried_often_without_reading_their_rows(
+    large_ledger: LedgerHarness,
+) -> None:
+    waiting = {"due_at": NOW, "finished_at": None, "state": "pending", "attempts": 3}
+    large_ledger.database.write(
+        lambda connection: connection.execute(update(assets).values(waiting))
+    )
+    large_ledger.execute("ANALYZE")
+    plans = large_ledger.database.write(
+        partial(
+            plans_of,
+            work=lambda connection: FairClaims(OneConnection(connection), lambda: NOW).claim(
+                2, retries=2, avoided=[]
+            ),
+        )
+    )
+    assert len(plans) == 2, "few attempts, then any"
+    for plan in plans:
+        assert "ix_assets_deadline" in plan
+        if "Index Cond" in plan:  # SQLite does not say what it takes from the index
+            (condition,) = re.findall("Index Cond: (.*attempts.*)", plan)
+            assert "due_at" in condition
 
 
 def test_every_foreign_key_is_looked_up_by_an_index(ledger: LedgerHarness) -> None:
