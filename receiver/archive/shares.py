@@ -28,10 +28,10 @@ log = structlog.get_logger(__name__)
 SHARE = 4
 # Seconds between two checks for work that waits.
 LOOK_INTERVAL = 1.0
-# A query for those who wait takes long, in seconds, where many wait: with 100,000 assets at one
-# host 0.3 to 0.8 s. It is repeated after this many times its own length, or this many seconds,
-# because perhaps only the disk was slow.
-LONG_LOOK, LOOK_SHARE, LOOK_PAUSE = 0.1, 20, 60.0
+# A query for those who wait takes long where many wait: with 100,000 assets at one host 0.3 to
+# 0.8 s. If it finds none, it is repeated after this many times its own length, or this many
+# seconds at most: those who come meanwhile wait so long.
+LOOK_SHARE, LOOK_PAUSE = 20, 10.0
 # Seconds that a download runs at least, and that one may last that is not interrupted.
 MIN_SECONDS, ENDS_SOON = 2.0, 5.0
 # Seconds that a download may last, by its speed and size, if each thread has one asset that waits;
@@ -158,31 +158,26 @@ class Shares:
             limit, retries=max(0, retries), avoided=avoided, by_deadline=self._turn == TURNS - 1
         )
         self._turn = (self._turn + bool(claims)) % TURNS
-        self._note_look(avoided, claims, began)
+        self._note(avoided, claims, began)
         with self._lock:
             for one in claims:
                 progress = Progress(self._clock)
                 self._running[_key(one)] = Running(one.row, progress, netloc(one.row.url))
         return claims
 
-    def _note_look(
-        self, avoided: list[Avoided], claims: list[Claimed[Asset]], began: float
-    ) -> None:
+    def _note(self, avoided: list[Avoided], claims: list[Claimed[Asset]], began: float) -> None:
         """Remember beside which hosts no others wait, so that not each claim looks for others.
 
-        If there are none, the query reads every due asset. If it took long, it is not repeated for
-        a while in any case: SQLite's other writers wait meanwhile.
+        If there are none, the query reads every due asset, and takes long if they are many.
         """
         now = self._clock()
-        alone = {
-            one.hosts: now + max(LOOK_INTERVAL, _pause(now - began))
-            for one in avoided
-            if (now - began > LONG_LOOK and one.hosts)
-            or all(one.includes(claimed.row) for claimed in claims)
-        }
         with self._lock:
             known = {hosts: then for hosts, then in self._alone_until.items() if then > now}
-            self._alone_until = known | alone
+            for one in avoided:
+                if not all(one.includes(claimed.row) for claimed in claims):
+                    break
+                known[one.hosts] = now + max(LOOK_INTERVAL, _pause(now - began))
+            self._alone_until = known
 
     def run(
         self, claimed: Claimed[Asset], archive: Callable[[Claimed[Asset], Progress], None]
@@ -234,8 +229,8 @@ class Shares:
         """Return whether a claim has found a moment ago that no others wait."""
         now = self._clock()
         with self._lock:
-            known = [hosts for hosts, until in self._alone_until.items() if until > now]
-        return any(hosts <= avoided.hosts for hosts in known)
+            known = self._alone_until.items()
+            return any(until > now and hosts <= avoided.hosts for hosts, until in known)
 
     # While all threads are busy.
 
@@ -252,8 +247,12 @@ class Shares:
                 self._fastest.note(one.progress.speed, now)
         if now < self._next_count:
             return
-        victims = self._above_share(running) or self._too_slow(running)
-        self._next_count = self._clock() + _pause(self._clock() - now)
+        if victims := self._above_share(running):  # others wait: the next claims are to find them
+            with self._lock:
+                self._alone_until.clear()
+        else:
+            victims = self._too_slow(running)
+            self._next_count = self._clock() + _pause(self._clock() - now)
         for one, waiting in victims.items():
             with self._lock:
                 self._slow.add(one, now)

@@ -184,6 +184,33 @@ def test_a_count_of_those_who_wait_that_took_long_is_not_repeated_soon(
     assert all(later - earlier >= 10 for earlier, later in pairwise(times)), counts
 
 
+@pytest.mark.parametrize("speed", [FAST, 1300.0])
+def test_others_wait_seconds_also_where_each_look_for_them_takes_long(
+    ledger: LedgerHarness, monkeypatch: pytest.MonkeyPatch, speed: float
+) -> None:
+    claim, count_due = FairClaims.claim, FairClaims.count_due
+
+    def slow_claim(it: FairClaims, limit: int, **how: Any) -> list[Claimed[Asset]]:
+        simulation.now += 0.8 * any(one.hosts for one in how["avoided"])
+        return claim(it, limit, **how)
+
+    def slow_count(it: FairClaims, *which: Any) -> int:
+        simulation.now += 0.8
+        return count_due(it, *which)
+
+    monkeypatch.setattr(FairClaims, "claim", slow_claim)
+    monkeypatch.setattr(FairClaims, "count_due", slow_count)
+    simulation = Simulation(ledger, 4)
+    simulation.attack(Source(speed=speed), jobs=60, results=8)
+    reported: dict[str, float] = {}
+    for _ in range(8):
+        simulation.run(4)
+        reported[simulation.report("https://other.test/1.png", lives=9000.0)] = simulation.now
+    simulation.run(25)
+    waited = [simulation.ended.get(ref, 999.0) - since for ref, since in reported.items()]
+    assert max(waited) < 20, waited
+
+
 @pytest.mark.parametrize("speed", [FAST, 50_000.0])
 def test_one_host_for_all_jobs_is_never_interrupted(ledger: LedgerHarness, speed: float) -> None:
     simulation = Simulation(ledger, 16)

@@ -4,6 +4,7 @@ import hashlib
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,11 @@ def test_a_real_server_accepts_its_signature_and_keeps_all_that_it_says(
         (s3_error(500, "InternalError"), "InternalError"),
         (s3_error(403, "AccessDenied"), "s3:PutObject"),
         (s3_error(400, "AuthorizationHeaderMalformed", more="<Region>eu-1</Region>"), "eu-1"),
+        (s3_error(200, "InternalError"), "InternalError"),
+        (
+            ProxyResponse(200, {"content-type": "text/html"}, b"<html>please<br>sign in"),
+            "Internal Server Error",
+        ),
         (None, "cut"),
     ],
 )
@@ -177,6 +183,16 @@ def test_a_put_that_is_answered_with_an_error_is_repeated_by_boto3(
     with store.open(key) as stored:
         assert stored.read() == b"picture of many bytes"
     assert seen.built_by_boto3() == [True, False, True]
+
+
+def test_a_server_that_says_created_gets_each_object_once(
+    seen: Recorder, store: S3Store, tmp_path: Path
+) -> None:
+    put(store, tmp_path, 0)
+    seen.rule = lambda request, forward: replace(forward(request), status=201)
+    put(store, tmp_path, 1)
+    put(store, tmp_path, 2)
+    assert seen.built_by_boto3() == [True, False, False]
 
 
 def test_a_repeated_put_keeps_the_first_bytes(

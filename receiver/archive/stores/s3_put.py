@@ -131,7 +131,8 @@ class RepeatedPuts:
         _Signer(self._credentials.get_frozen_credentials(), model.region, payload).add_auth(request)
         http: Any = self.client._endpoint.http_session  # type: ignore[attr-defined] # noqa: SLF001 - botocore has no public way to send a request of one's own
         answer = http.send(request.prepare())
-        return bool(answer.status_code == HTTPStatus.OK)
+        # With a body it may be an error that S3 noticed late, or somebody else's page.
+        return bool(answer.status_code < HTTPStatus.MULTIPLE_CHOICES and not answer.content)
 
 
 class _Signer(S3SigV4Auth):
