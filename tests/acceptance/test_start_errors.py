@@ -143,10 +143,9 @@ def test_a_ledger_that_cannot_be_migrated_is_reported_once_and_nothing_is_starte
 def test_a_ledger_whose_folder_cannot_be_read_is_reported(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with installation.services() as services:
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "stat", Mock(side_effect=PermissionError(13, "no")))
-            assert services.needs_migration(), "the migration then says what is not permitted"
+    with installation.services() as services, monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", Mock(side_effect=PermissionError(13, "no")))
+        assert services.needs_migration(), "the migration then says what is not permitted"
 
 
 def test_nothing_is_announced_where_the_port_is_taken(installation: Installation) -> None:
