@@ -9,6 +9,7 @@ import click
 from receiver import data_dir
 from receiver.cli.base import load, reports_errors, say
 from receiver.errors import ReceiverError
+from receiver.server.child import die_with_parent
 from receiver.server.listening import listen, url_of
 from receiver.server.supervisor import become_supervisor
 from receiver.telemetry import metric_files, tracing
@@ -66,6 +67,7 @@ def _migrate_apart(services: "Services") -> None:
             os.kill(os.getpid(), os.WTERMSIG(status))
         return
     try:
+        die_with_parent()
         with suppress(Exception):
             services.open()
     finally:

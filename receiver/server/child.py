@@ -62,7 +62,7 @@ class ChildProcess:
             self._command,
             env={**os.environ, _READY: str(write_end)},
             pass_fds=(*self._inherited, write_end),
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread runs here
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread runs here
         )
         os.close(write_end)
 
@@ -166,7 +166,7 @@ class AdoptedProcess:
 
 
 def _become_child(write_end: int, run: Callable[[], object]) -> NoReturn:
-    _die_with_parent()
+    die_with_parent()
     os.environ[_READY] = str(write_end)
     run()
     sys.exit(0)
@@ -186,7 +186,7 @@ def report_ready(environ: Mapping[str, str] = os.environ) -> None:
             log.debug("supervisor does not wait for this process")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask the kernel to send this process SIGTERM when its parent dies (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -86,8 +86,8 @@ class Opening(LedgerParts):
 
     def needs_migration(self) -> bool:
         """Return whether the embedded ledger is missing, or too old for this code."""
-        path = self.settings.ledger_path
-        return not path.exists() or schema.is_old(schema.version(self.database))
+        has_content = _has_content(self.settings.ledger_path)
+        return not has_content or schema.is_old(schema.version(self.database))
 
     def _require_sessions(self) -> None:
         if isinstance(self.database, PostgresDatabase) and not self.database.keeps_sessions():

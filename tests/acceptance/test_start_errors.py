@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import click
 import pytest
@@ -137,6 +138,14 @@ def test_a_ledger_that_cannot_be_migrated_is_reported_once_and_nothing_is_starte
     assert tried.err.count("no such table") == 1, tried.err
     assert "Traceback" not in tried.err
     assert not is_working(installation.data)
+
+
+def test_a_ledger_whose_folder_cannot_be_read_is_reported(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with installation.services() as services, monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", Mock(side_effect=PermissionError(13, "no")))
+        assert services.needs_migration(), "the migration then says what is not permitted"
 
 
 def test_nothing_is_announced_where_the_port_is_taken(installation: Installation) -> None:

@@ -3,12 +3,16 @@
 import hashlib
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 from botocore.awsrequest import AWSRequest
+from botocore.exceptions import ClientError
 from fake_s3 import FakeS3, fake_s3
 from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, Rule, honest, s3_error
 from s3_dialects import accepts_only, ignores_hashes, refuses_hashes, requires_an_md5
@@ -16,7 +20,10 @@ from seaweed import S3Server
 
 from receiver.archive.stores import s3_put
 from receiver.archive.stores.s3 import S3Store
+from receiver.archive.stores.s3_bucket import Bucket
 from receiver.archive.stores.s3_options import S3Options
+from receiver.archive.stores.s3_put import Upload
+from receiver.archive.stores.s3_transport import LIMITS
 from receiver.errors import ObjectDiffersError, StoreError
 
 BUILT_BY_BOTO3 = "amz-sdk-invocation-id"
@@ -183,6 +190,54 @@ def test_a_put_that_is_answered_with_an_error_is_repeated_by_boto3(
     with store.open(key) as stored:
         assert stored.read() == b"picture of many bytes"
     assert seen.built_by_boto3() == [True, False, True]
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """Takes the first file, and refuses the next ones before their bytes."""
+
+    protocol_version = "HTTP/1.1"
+    heads: ClassVar[list[str]] = []
+
+    def handle_expect_100(self) -> bool:
+        self.heads.append(self.requestline)
+        return super().handle_expect_100() if len(self.heads) == 1 else self._answer(403)
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(200)
+
+    def _answer(self, status: int) -> bool:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return False
+
+
+@contextmanager
+def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.usefixtures("fake")  # its credentials
+def test_the_bytes_of_a_refused_file_are_not_sent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "picture").write_bytes(b"picture")
+    with _serving(_Refusing) as port, (tmp_path / "picture").open("rb") as body:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+        upload = Upload("a.png", body, hashlib.sha256(b"picture").hexdigest(), "image/png")
+        with closing(Bucket("pictures", S3Options(), LIMITS)) as bucket:
+            bucket.put(upload, "sha256")
+            with pytest.raises(ClientError, match="403"):
+                bucket.put(upload, "sha256")
+    assert _Refusing.heads == 3 * ["PUT /pictures/a.png HTTP/1.1"]
 
 
 def test_a_server_that_says_created_gets_each_object_once(

@@ -129,8 +129,9 @@ class RepeatedPuts:
         )
         payload = upload.sha256 if model.signs_body else UNSIGNED_PAYLOAD
         _Signer(self._credentials.get_frozen_credentials(), model.region, payload).add_auth(request)
-        http: Any = self.client._endpoint.http_session  # type: ignore[attr-defined] # noqa: SLF001 - botocore has no public way to send a request of one's own
-        answer = http.send(request.prepare())
+        endpoint: Any = self.client._endpoint  # type: ignore[attr-defined] # noqa: SLF001 - botocore has no public way to send a request of one's own
+        # Not request.prepare(): connections know ``Expect`` only as bytes, which this makes of it.
+        answer = endpoint.http_session.send(endpoint.prepare_request(request))
         # With a body it may be an error that S3 noticed late, or somebody else's page.
         return bool(answer.status_code < HTTPStatus.MULTIPLE_CHOICES and not answer.content)
 
