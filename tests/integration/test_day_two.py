@@ -201,9 +201,9 @@ def test_the_events_of_the_log_that_the_page_names_exist() -> None:
 @pytest.mark.parametrize(
     ("figure", "page"),
     [
-        ("2,851", "performance.md"),
-        ("1,523", "performance.md"),
-        ("159 MB", "performance.md"),
+        ("3,323", "performance.md"),
+        ("1,909", "performance.md"),
+        ("145 MB", "performance.md"),
         ("2.4 kB", "scaling.md"),
         ("1.5 kB", "scaling.md"),
     ],
