@@ -6,6 +6,7 @@ on. A claim sets ``claim`` and moves ``due_at`` to the end of its lease. So ``du
 """
 
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TextClause,
     UniqueConstraint,
     literal_column,
     text,
@@ -49,6 +51,13 @@ metadata = MetaData(
 def one_of(column: str, values: type[StrEnum]) -> str:
     """Return the SQL condition that ``column`` has one of these values (or is NULL)."""
     return f"{column} IN ({', '.join(repr(word.value) for word in values)})"
+
+
+def _partial_index(
+    name: str, *columns: Column[Any], where: ColumnElement[bool] | TextClause
+) -> None:
+    """Declare an index of the rows that fulfil a condition, in both databases."""
+    Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
 
 # SQLite numbers rows only for "INTEGER PRIMARY KEY"; PostgreSQL needs more than 2^31 numbers.
@@ -127,36 +136,14 @@ job_columns = [column for column in jobs.columns if column.name not in _RARELY_R
 Index("uq_jobs_provider_id", jobs.c.provider, jobs.c.provider_id, unique=True)
 # A caller's key is used by one job.
 Index("uq_jobs_key", jobs.c.key, unique=True)
-Index(
-    "ix_jobs_due",
-    jobs.c.due_at,
-    sqlite_where=jobs.c.due_at.isnot(None),
-    postgresql_where=jobs.c.due_at.isnot(None),
-)
+_partial_index("ix_jobs_due", jobs.c.due_at, where=jobs.c.due_at.isnot(None))
 Index("ix_jobs_state", jobs.c.state, jobs.c.ref)
 Index("ix_jobs_model", jobs.c.model, jobs.c.ref)
-Index(
-    "ix_jobs_batch",
-    jobs.c.batch,
-    jobs.c.ref,
-    sqlite_where=jobs.c.batch.isnot(None),
-    postgresql_where=jobs.c.batch.isnot(None),
-)
+_partial_index("ix_jobs_batch", jobs.c.batch, jobs.c.ref, where=jobs.c.batch.isnot(None))
 # Written as a literal: the planners use a partial index only for exactly its condition.
 HAS_FOLDER: ColumnElement[bool] = jobs.c.folder != literal_column("''")
-Index(
-    "ix_jobs_folder",
-    jobs.c.folder,
-    jobs.c.ref,
-    sqlite_where=HAS_FOLDER,
-    postgresql_where=HAS_FOLDER,
-)
-Index(
-    "ix_jobs_crashed",
-    jobs.c.ref,
-    sqlite_where=jobs.c.crashes > 0,
-    postgresql_where=jobs.c.crashes > 0,
-)
+_partial_index("ix_jobs_folder", jobs.c.folder, jobs.c.ref, where=HAS_FOLDER)
+_partial_index("ix_jobs_crashed", jobs.c.ref, where=jobs.c.crashes > 0)
 
 # The searchable values of the jobs' metadata, each as text.
 job_metadata = Table(
@@ -188,12 +175,7 @@ deliveries = Table(
     CheckConstraint(one_of("verdict", Decision), name="verdict"),
 )
 _unreadable = deliveries.c.verdict == Decision.UNREADABLE.value
-Index(
-    "ix_deliveries_unreadable",
-    deliveries.c.id,
-    sqlite_where=_unreadable,
-    postgresql_where=_unreadable,
-)
+_partial_index("ix_deliveries_unreadable", deliveries.c.id, where=_unreadable)
 
 assets = Table(
     "assets",
@@ -249,42 +231,24 @@ assets = Table(
 # Deadline first: claims read this index from the URL that expires next. The planners infer its
 # condition from "due_at <= now". With the other columns they pass by assets that are not due, or
 # were tried often, without reading their rows.
-Index(
+_partial_index(
     "ix_assets_deadline",
     assets.c.expires_at,
     assets.c.attempts,
     assets.c.due_at,
-    sqlite_where=assets.c.due_at.isnot(None),
-    postgresql_where=assets.c.due_at.isnot(None),
+    where=assets.c.due_at.isnot(None),
 )
-Index(
-    "ix_assets_due",
-    assets.c.due_at,
-    sqlite_where=assets.c.due_at.isnot(None),
-    postgresql_where=assets.c.due_at.isnot(None),
-)
-Index(
-    "ix_assets_crashed",
-    assets.c.ref,
-    assets.c.idx,
-    sqlite_where=assets.c.crashes > 0,
-    postgresql_where=assets.c.crashes > 0,
-)
+_partial_index("ix_assets_due", assets.c.due_at, where=assets.c.due_at.isnot(None))
+_partial_index("ix_assets_crashed", assets.c.ref, assets.c.idx, where=assets.c.crashes > 0)
 
 # The quarantine, oldest first. The planners use it for the sum of sizes without reading the table.
-Index(
+_partial_index(
     "ix_assets_quarantined",
     assets.c.quarantined_at,
     assets.c.rejected_size,
-    sqlite_where=assets.c.quarantined_at.isnot(None),
-    postgresql_where=assets.c.quarantined_at.isnot(None),
+    where=assets.c.quarantined_at.isnot(None),
 )
-Index(
-    "ix_assets_untried",
-    assets.c.finished_at,
-    sqlite_where=assets.c.doubt.is_(None),
-    postgresql_where=assets.c.doubt.is_(None),
-)
+_partial_index("ix_assets_untried", assets.c.finished_at, where=assets.c.doubt.is_(None))
 
 # Failed attempts to archive an asset; the last error is in the asset too.
 attempts = Table(
@@ -359,8 +323,7 @@ for _name, _columns, _condition in (
     ("ix_sendings_given_up", ("destination", "event"), "state = 'set_aside'"),
     ("ix_sendings_failing", ("destination", "event"), "state = 'pending' AND error <> ''"),
 ):
-    _indexed, _where = [sendings.c[column] for column in _columns], text(_condition)
-    Index(_name, *_indexed, sqlite_where=_where, postgresql_where=_where)
+    _partial_index(_name, *(sendings.c[column] for column in _columns), where=text(_condition))
 
 # For the check of the foreign key when events are pruned.
 Index("ix_sendings_event", sendings.c.event)

@@ -14,6 +14,7 @@ from archiving import SIZE
 from dashboard_client import log_in
 from direct_route import DirectRoute
 from event_server import SECRET, EventServer
+from fake_s3 import FakeS3, fake_s3
 from faultproxy import FaultProxy, fault_proxy
 from ledgers import LedgerHarness, migrated_file, opened
 from poison import CrashHarness
@@ -168,6 +169,15 @@ def proxy(
     with fault_proxy(s3_server) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         yield proxy
+
+
+@pytest.fixture
+def fake_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FakeS3, FaultProxy]]:
+    """Run a fake S3 server whose bucket is called `pictures`; boto3's variables lead to it."""
+    with fake_s3("pictures") as (server, proxy):
+        for name, value in S3Server(proxy.url, client=None).environment().items():  # type: ignore[arg-type] # no client is needed
+            monkeypatch.setenv(name, value)
+        yield server, proxy
 
 
 # The sandbox as the provider

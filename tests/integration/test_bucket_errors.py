@@ -2,13 +2,13 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from io import BytesIO
 
 import pytest
-from fake_s3 import FakeS3, fake_s3
+from fake_s3 import FakeS3
 from faultproxy import FaultProxy, ProxyResponse, s3_error
 from outside_network import OK, Script, ScriptedServer, drip
 from seaweed import S3Server
@@ -28,14 +28,6 @@ _BYTES = b"bytes"
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in S3Server("http://unused", client=None).environment().items():  # type: ignore[arg-type] # no client is needed
         monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FakeS3, FaultProxy]]:
-    """Run a fake server whose bucket is called `pictures`."""
-    with fake_s3("pictures") as (server, proxy):
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        yield server, proxy
 
 
 _REGION = "<Region>eu-west-1</Region>"
@@ -79,14 +71,14 @@ _NOT_ALLOWED = "User: arn:aws:iam::1:user/x is not authorized to perform: "
     ],
 )
 def test_the_servers_own_message_is_shown_with_the_remedy(
-    fake: tuple[FakeS3, FaultProxy], answer: ProxyResponse, remedy: str
+    fake_bucket: tuple[FakeS3, FaultProxy], answer: ProxyResponse, remedy: str
 ) -> None:
     def rule(request: object, _: object) -> ProxyResponse:
         # The answer to a HEAD has no body.
         head = getattr(request, "method", "") == "HEAD"
         return replace(answer, body=b"") if head else answer
 
-    fake[1].rule = rule
+    fake_bucket[1].rule = rule
     message = answer.body.decode().partition("<Message>")[2].partition("<")[0]
     with closing(S3Store("pictures", "home")) as store:
         for use in (store.check, lambda: list(store.keys()), lambda: store.open(KEY)):
@@ -96,9 +88,11 @@ def test_the_servers_own_message_is_shown_with_the_remedy(
             assert remedy in str(failure.value)
 
 
-def test_a_long_message_is_cut_and_holds_no_password(fake: tuple[FakeS3, FaultProxy]) -> None:
+def test_a_long_message_is_cut_and_holds_no_password(
+    fake_bucket: tuple[FakeS3, FaultProxy],
+) -> None:
     said = "see\nhttp://user:planted-secret@host " + "x" * 9000
-    fake[1].rule = lambda _, __: s3_error(400, "Odd", said)
+    fake_bucket[1].rule = lambda _, __: s3_error(400, "Odd", said)
     with closing(S3Store("pictures")) as store, pytest.raises(StoreError) as failure:
         store.check()
     assert "see http://host x" in str(failure.value)
@@ -106,8 +100,10 @@ def test_a_long_message_is_cut_and_holds_no_password(fake: tuple[FakeS3, FaultPr
     assert len(str(failure.value)) < 600
 
 
-def test_a_server_that_refuses_the_encryption_is_named(fake: tuple[FakeS3, FaultProxy]) -> None:
-    fake[1].rule = lambda request, forward: (
+def test_a_server_that_refuses_the_encryption_is_named(
+    fake_bucket: tuple[FakeS3, FaultProxy],
+) -> None:
+    fake_bucket[1].rule = lambda request, forward: (
         s3_error(501, "NotImplemented", "A header you provided implies functionality")
         if "x-amz-server-side-encryption" in request.headers
         else forward(request)
@@ -120,15 +116,15 @@ def test_a_server_that_refuses_the_encryption_is_named(fake: tuple[FakeS3, Fault
 
 
 def test_an_endpoint_with_the_bucket_is_rejected_before_anything_is_stored(
-    fake: tuple[FakeS3, FaultProxy], monkeypatch: pytest.MonkeyPatch
+    fake_bucket: tuple[FakeS3, FaultProxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"{fake[1].url}/pictures")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"{fake_bucket[1].url}/pictures")
     with (
         closing(S3Store("pictures")) as store,
-        pytest.raises(StoreError, match=f"write AWS_ENDPOINT_URL_S3={fake[1].url}$"),
+        pytest.raises(StoreError, match=f"write AWS_ENDPOINT_URL_S3={fake_bucket[1].url}$"),
     ):
         store.check()
-    assert fake[1].seen == []
+    assert fake_bucket[1].seen == []
 
 
 def test_a_host_called_like_the_bucket_is_mentioned_when_it_fails(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_s3 import FakeS3, fake_s3
+from fake_s3 import FakeS3
 from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, Rule, honest, s3_error
 from s3_dialects import (
     accepts_only,
@@ -33,16 +33,7 @@ WRONG = b64encode(hashlib.sha256(b"other").digest()).decode()
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FakeS3, FaultProxy]]:
-    """Run a fake server whose bucket is called `pictures`."""
-    with fake_s3("pictures") as (server, proxy):
-        for name, value in S3Server(proxy.url, client=None).environment().items():  # type: ignore[arg-type] # no client is needed
-            monkeypatch.setenv(name, value)
-        yield server, proxy
-
-
-@pytest.fixture
-def store(fake: tuple[FakeS3, FaultProxy]) -> Iterator[S3Store]:  # noqa: ARG001 - its address is in the environment
+def store(fake_bucket: tuple[FakeS3, FaultProxy]) -> Iterator[S3Store]:  # noqa: ARG001 - its address is in the environment
     with closing(S3Store("pictures", "home")) as store:
         yield store
 
@@ -62,9 +53,9 @@ def use(store: S3Store, folder: Path) -> None:
     "rule", [honest, requires_a_checksum, requires_an_md5, requires_encryption]
 )
 def test_a_bucket_with_rules_works_and_keeps_what_each_put_says(
-    fake: tuple[FakeS3, FaultProxy], tmp_path: Path, rule: Rule
+    fake_bucket: tuple[FakeS3, FaultProxy], tmp_path: Path, rule: Rule
 ) -> None:
-    server, proxy = fake
+    server, proxy = fake_bucket
     proxy.rule = rule
     options = S3Options(sse="aws:kms", sse_kms_key_id="key-1", storage_class="STANDARD_IA")
     with closing(S3Store("pictures", "home", options)) as store:
@@ -112,9 +103,9 @@ def test_a_real_bucket_with_object_lock_works_with_default_settings(
     ],
 )
 def test_health_checks_write_no_new_versions(
-    fake: tuple[FakeS3, FaultProxy], rule: Rule, first: int, later: int
+    fake_bucket: tuple[FakeS3, FaultProxy], rule: Rule, first: int, later: int
 ) -> None:
-    server, proxy = fake
+    server, proxy = fake_bucket
     proxy.rule = rule
     for written in (first, later):
         before = len(server.versions.get(NAME, ()))
@@ -127,35 +118,35 @@ def test_health_checks_write_no_new_versions(
 
 
 def test_a_marker_that_was_deleted_is_written_again(
-    fake: tuple[FakeS3, FaultProxy], store: S3Store
+    fake_bucket: tuple[FakeS3, FaultProxy], store: S3Store
 ) -> None:
     store.check()
-    fake[0].versions.clear()
+    fake_bucket[0].versions.clear()
     store.check()
-    assert NAME in fake[0].versions
+    assert NAME in fake_bucket[0].versions
 
 
 def test_after_a_failed_write_a_check_writes(
-    fake: tuple[FakeS3, FaultProxy], store: S3Store
+    fake_bucket: tuple[FakeS3, FaultProxy], store: S3Store
 ) -> None:
     def read_only(request: ProxyRequest, forward: Forward) -> ProxyResponse:
         full = s3_error(403, "QuotaExceeded", "The quota is used up")
         return full if request.method == "PUT" else forward(request)
 
     store.check()
-    fake[1].rule = read_only
+    fake_bucket[1].rule = read_only
     with pytest.raises(StoreError, match="The quota is used up"):
         store.replace(MANIFEST, b"{}", content_type="application/json")
     with pytest.raises(StoreError, match="The quota is used up"):
         store.check()
-    fake[1].rule = honest
+    fake_bucket[1].rule = honest
     store.check()
-    fake[1].rule = read_only
+    fake_bucket[1].rule = read_only
     store.check()
 
 
 def test_of_many_threads_one_writes_the_marker_again(
-    fake: tuple[FakeS3, FaultProxy], store: S3Store
+    fake_bucket: tuple[FakeS3, FaultProxy], store: S3Store
 ) -> None:
     def full(request: ProxyRequest, forward: Forward) -> ProxyResponse:
         return s3_error(503, "SlowDown") if request.method == "PUT" else forward(request)
@@ -163,32 +154,32 @@ def test_of_many_threads_one_writes_the_marker_again(
     def check_in_many_threads() -> int:
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda _: store.check(), range(16)))
-        return len(fake[0].versions[NAME])
+        return len(fake_bucket[0].versions[NAME])
 
     store.check()
-    before = len(fake[0].versions[NAME])
-    fake[1].rule = full
+    before = len(fake_bucket[0].versions[NAME])
+    fake_bucket[1].rule = full
     with pytest.raises(StoreError, match="overloaded"):
         store.replace(MANIFEST, b"{}", content_type="application/json")
-    fake[1].rule = honest
+    fake_bucket[1].rule = honest
     assert check_in_many_threads() == before + 1
-    del fake[0].versions[NAME]
+    del fake_bucket[0].versions[NAME]
     assert check_in_many_threads() == 1
 
 
 @pytest.mark.parametrize("code", ["RequestTimeout", "ExpiredToken"])
 def test_a_fault_while_the_server_is_tried_does_not_count_as_a_rejected_hash(
-    fake: tuple[FakeS3, FaultProxy], store: S3Store, code: str
+    fake_bucket: tuple[FakeS3, FaultProxy], store: S3Store, code: str
 ) -> None:
     def rule(request: ProxyRequest, forward: Forward) -> ProxyResponse:
         if request.headers.get("x-amz-checksum-sha256") == WRONG:
             return s3_error(400, code)
         return ignores_hashes(request, forward)
 
-    fake[1].rule = rule
+    fake_bucket[1].rule = rule
     with pytest.raises(StoreError, match=code):
         store.reads_back()
-    fake[1].rule = ignores_hashes
+    fake_bucket[1].rule = ignores_hashes
     assert store.reads_back()
 
 
@@ -206,7 +197,7 @@ def write_profile(path: Path, key: str) -> None:
 
 @pytest.fixture
 def profile(
-    fake: tuple[FakeS3, FaultProxy],
+    fake_bucket: tuple[FakeS3, FaultProxy],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
@@ -216,16 +207,16 @@ def profile(
     path = tmp_path / "credentials"
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
     write_profile(path, "first")
-    fake[1].rule = accepts_only("first", "ExpiredToken")
+    fake_bucket[1].rule = accepts_only("first", "ExpiredToken")
     return path
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidToken", "RequestExpired"])
 def test_renewed_credentials_are_used_without_a_restart(
-    fake: tuple[FakeS3, FaultProxy], profile: Path, store: S3Store, tmp_path: Path, code: str
+    fake_bucket: tuple[FakeS3, FaultProxy], profile: Path, store: S3Store, tmp_path: Path, code: str
 ) -> None:
     use(store, tmp_path)
-    fake[1].rule = accepts_only("second", code)
+    fake_bucket[1].rule = accepts_only("second", code)
     with pytest.raises(StoreError, match=f"expired.*{code}"):
         store.check()
     write_profile(profile, "second")
@@ -241,15 +232,15 @@ def test_renewed_credentials_are_used_without_a_restart(
     ("code", "said"), [("ExpiredToken", "renew them"), ("InvalidTokenId", "AWS_SESSION_TOKEN")]
 )
 def test_credentials_that_boto_reads_elsewhere_are_read_again_when_refused(
-    fake: tuple[FakeS3, FaultProxy],
+    fake_bucket: tuple[FakeS3, FaultProxy],
     store: S3Store,
     monkeypatch: pytest.MonkeyPatch,
     code: str,
     said: str,
 ) -> None:
-    fake[1].rule = accepts_only("testkey", code)
+    fake_bucket[1].rule = accepts_only("testkey", code)
     store.check()
-    fake[1].rule = accepts_only("second", code)
+    fake_bucket[1].rule = accepts_only("second", code)
     with pytest.raises(StoreError, match=said):
         store.check()
     # As a command in `credential_process`, or a metadata service, would.
@@ -258,19 +249,19 @@ def test_credentials_that_boto_reads_elsewhere_are_read_again_when_refused(
 
 
 def test_a_key_is_found_free_with_renewed_credentials_without_conditional_puts(
-    fake: tuple[FakeS3, FaultProxy],
+    fake_bucket: tuple[FakeS3, FaultProxy],
     store: S3Store,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    fake[1].rule = overwrites_in_spite_of_conditions
+    fake_bucket[1].rule = overwrites_in_spite_of_conditions
     store.check()
 
     def expired(request: ProxyRequest, forward: Forward) -> ProxyResponse | None:
         signed = accepts_only("second", "ExpiredToken")
         return signed(request, lambda one: overwrites_in_spite_of_conditions(one, forward))
 
-    fake[1].rule = expired
+    fake_bucket[1].rule = expired
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "second")
     (path := tmp_path / "fetched").write_bytes(b"picture")
     store.put(KEY, path, sha256=hashlib.sha256(b"picture").hexdigest(), content_type="image/png")
@@ -287,7 +278,7 @@ def test_a_profile_that_is_being_written_does_not_stop_the_work(
 
 
 def test_a_stored_object_is_verified_by_its_bytes_not_by_its_etag(
-    fake: tuple[FakeS3, FaultProxy], tmp_path: Path
+    fake_bucket: tuple[FakeS3, FaultProxy], tmp_path: Path
 ) -> None:
     def drops_a_byte(request: ProxyRequest, forward: Forward) -> ProxyResponse:
         if request.method == "PUT" and request.path.endswith(KEY):
@@ -295,7 +286,7 @@ def test_a_stored_object_is_verified_by_its_bytes_not_by_its_etag(
             request = replace(request, body=request.body[:-1], headers=bare)
         return forward(request)
 
-    fake[1].rule = drops_a_byte
+    fake_bucket[1].rule = drops_a_byte
     with (
         closing(S3Store("pictures", "home", S3Options(verify="always"))) as store,
         pytest.raises(StoreError, match="was stored damaged"),

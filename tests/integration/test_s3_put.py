@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
-from fake_s3 import FakeS3, fake_s3
+from fake_s3 import FakeS3
 from faultproxy import FaultProxy, Forward, ProxyRequest, ProxyResponse, Rule, honest, s3_error
 from s3_dialects import accepts_only, ignores_hashes, refuses_hashes, requires_an_md5
 from seaweed import S3Server
@@ -48,22 +48,13 @@ class Recorder:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FakeS3, FaultProxy]]:
-    """Run a fake server whose bucket is called `pictures`."""
-    with fake_s3("pictures") as (server, proxy):
-        for name, value in S3Server(proxy.url, client=None).environment().items():  # type: ignore[arg-type] # no client is needed
-            monkeypatch.setenv(name, value)
-        yield server, proxy
-
-
-@pytest.fixture
-def seen(fake: tuple[FakeS3, FaultProxy]) -> Recorder:
-    fake[1].rule = recorder = Recorder()
+def seen(fake_bucket: tuple[FakeS3, FaultProxy]) -> Recorder:
+    fake_bucket[1].rule = recorder = Recorder()
     return recorder
 
 
 @pytest.fixture
-def store(fake: tuple[FakeS3, FaultProxy]) -> Iterator[S3Store]:  # noqa: ARG001 - its address is in the environment
+def store(fake_bucket: tuple[FakeS3, FaultProxy]) -> Iterator[S3Store]:  # noqa: ARG001 - its address is in the environment
     with closing(S3Store("pictures", "home")) as store:
         yield store
 
@@ -90,7 +81,7 @@ def put(
 )
 @pytest.mark.parametrize("token", ["", "of-a-session"])
 def test_a_repeated_put_says_what_boto3_says(
-    fake: tuple[FakeS3, FaultProxy],
+    fake_bucket: tuple[FakeS3, FaultProxy],
     seen: Recorder,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -104,7 +95,7 @@ def test_a_repeated_put_says_what_boto3_says(
             put(store, tmp_path, number, data)
     with closing(S3Store("pictures", "a b/ä+~'!", options)) as store:
         for number, data in ((2, b"first"), (1, b"two and more")):
-            fake[0].versions.pop(f"a b/ä+~'!/2026/07/01/REF/{number}.png", None)
+            fake_bucket[0].versions.pop(f"a b/ä+~'!/2026/07/01/REF/{number}.png", None)
             put(store, tmp_path, number, data)
     assert seen.built_by_boto3() == [True, False, True, False]
     repeated, other = seen.puts[1], seen.puts[3]
@@ -225,7 +216,7 @@ def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
             thread.join()
 
 
-@pytest.mark.usefixtures("fake")  # its credentials
+@pytest.mark.usefixtures("fake_bucket")  # its credentials
 def test_the_bytes_of_a_refused_file_are_not_sent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -274,22 +265,26 @@ def test_a_file_that_changed_after_it_was_hashed_is_not_stored(
 
 @pytest.mark.parametrize("rule", [refuses_hashes, requires_an_md5])
 def test_where_a_put_has_no_sha256_boto3_builds_each_request(
-    fake: tuple[FakeS3, FaultProxy], seen: Recorder, store: S3Store, tmp_path: Path, rule: Rule
+    fake_bucket: tuple[FakeS3, FaultProxy],
+    seen: Recorder,
+    store: S3Store,
+    tmp_path: Path,
+    rule: Rule,
 ) -> None:
     seen.rule = rule
     for number in range(3):
         put(store, tmp_path, number)
     assert all(seen.built_by_boto3())
-    assert len(fake[0].versions) == 4
+    assert len(fake_bucket[0].versions) == 4
 
 
 def test_a_server_that_ignores_hashes_is_read_after_a_repeated_put(
-    fake: tuple[FakeS3, FaultProxy], seen: Recorder, store: S3Store, tmp_path: Path
+    fake_bucket: tuple[FakeS3, FaultProxy], seen: Recorder, store: S3Store, tmp_path: Path
 ) -> None:
     seen.rule = ignores_hashes
     for number in range(2):
         key = put(store, tmp_path, number)
-        assert fake[1].seen[-1] == ("GET", f"/pictures/home/{key}")
+        assert fake_bucket[1].seen[-1] == ("GET", f"/pictures/home/{key}")
     assert seen.built_by_boto3() == [True, False]
 
 
