@@ -45,7 +45,6 @@ class Load:
 LOADS = (
     Load("source at once", 8, 0.0, jobs=400),
     Load("source after 0.2 s", 4, 0.2),
-    Load("800 queued, source after 0.01 s", 4, 0.01, (1, 2), 800),
     Load("800 queued, 10 ms each without a file", 4, 0.0, (1, 2), 800, NO_FILES),
 )
 
