@@ -63,7 +63,9 @@ def _migrate_apart(services: "Services") -> None:
     services.close()
     if child := os.fork():
         _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):  # as if it had hit this process, for whoever restarts it
+        if os.WIFSIGNALED(
+            status
+        ):  # as if it had killed this process: its supervisor may restart it
             os.kill(os.getpid(), os.WTERMSIG(status))
         return
     try:

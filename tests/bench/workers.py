@@ -4,7 +4,8 @@ First with 8 threads each and a source that answers at once: then the processors
 the cores that workers, PostgreSQL and file server keep busy say how much another process can add.
 Then with 4 threads each and a source that answers later: then a worker waits most of the time, as
 with a real provider, and the measure shows whether processes block each other. At last a queue of
-800 jobs, with 4 threads each.
+800 assets that take 10 ms each and have no file, with 4 threads each: it shows what queue and
+ledger cost alone.
 """
 
 import time
