@@ -63,9 +63,8 @@ def _migrate_apart(services: "Services") -> None:
     services.close()
     if child := os.fork():
         _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(
-            status
-        ):  # as if it had killed this process: its supervisor may restart it
+        if os.WIFSIGNALED(status):
+            # As if the signal had been for this process, which is restarted then.
             os.kill(os.getpid(), os.WTERMSIG(status))
         return
     try:
