@@ -241,6 +241,22 @@ def test_a_server_that_says_created_gets_each_object_once(
     assert seen.built_by_boto3() == [True, False, False]
 
 
+def test_with_a_server_that_answers_puts_with_a_body_boto3_sends_all_later_ones(
+    seen: Recorder, store: S3Store, tmp_path: Path
+) -> None:
+    def talks(request: ProxyRequest, forward: Forward) -> ProxyResponse:
+        answer = forward(request)
+        return replace(answer, body=b"<Stored/>") if answer.status == 200 else answer
+
+    put(store, tmp_path, 0)
+    seen.rule = lambda request, forward: (
+        talks(request, forward) if request.method == "PUT" else forward(request)
+    )
+    for number in range(1, 15):
+        put(store, tmp_path, number)
+    assert seen.built_by_boto3() == [True, *[False, True] * 10, *[True] * 4]
+
+
 def test_a_repeated_put_keeps_the_first_bytes(
     seen: Recorder, store: S3Store, tmp_path: Path
 ) -> None:

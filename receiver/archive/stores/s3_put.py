@@ -28,6 +28,9 @@ if TYPE_CHECKING:  # stubs are a development tool, not installed with the servic
 _SAFE = "/-._~"  # characters of a key that botocore does not escape in a URL
 _REGION = re.compile(r"AWS4-HMAC-SHA256 Credential=\S+/\d{8}/([^/\s]+)/s3/aws4_request,")
 _CHECKSUM = "x-amz-checksum-sha256"
+# After this many answers of success with a body the server seems to send one always. boto3 then
+# sends all puts, because each would be sent twice.
+_MOST_WITH_BODY = 10
 # Headers that belong to one object or to one request, in lower case.
 _OWN_HEADERS = frozenset(
     {
@@ -99,6 +102,7 @@ class RepeatedPuts:
         self.client = client
         self._credentials = credentials
         self._model: _Model | None = None
+        self._with_body = 0
         self._sent = local()  # the latest request of each thread
         client.meta.events.register("before-send.s3.PutObject", self._remember)
 
@@ -112,7 +116,8 @@ class RepeatedPuts:
             return
         self._model = None
         put_object()
-        self._model = _model(self._sent.request, upload.name)
+        if self._with_body < _MOST_WITH_BODY:
+            self._model = _model(self._sent.request, upload.name)
 
     def _remember(self, request: AWSPreparedRequest, **_: object) -> None:
         self._sent.request = request
@@ -132,8 +137,12 @@ class RepeatedPuts:
         endpoint: Any = self.client._endpoint  # type: ignore[attr-defined] # noqa: SLF001 - botocore has no public way to send a request of one's own
         # Not request.prepare(): connections know ``Expect`` only as bytes, which this makes of it.
         answer = endpoint.http_session.send(endpoint.prepare_request(request))
-        # With a body it may be an error that S3 noticed late, or somebody else's page.
-        return bool(answer.status_code < HTTPStatus.MULTIPLE_CHOICES and not answer.content)
+        is_success = bool(answer.status_code < HTTPStatus.MULTIPLE_CHOICES)
+        if is_success and answer.content:
+            # It may be an error that S3 noticed late, or the page of a proxy.
+            self._with_body += 1
+            return False
+        return is_success
 
 
 class _Signer(S3SigV4Auth):
