@@ -63,6 +63,8 @@ class PostgresDatabase:
             pool_timeout=POOL_TIMEOUT,
         )
         event.listen(self._engine, "do_connect", _connect)
+        event.listen(self._engine, "checkin", self._close_late_one)
+        self._is_closed = False
         self._pings = _Pings(self._engine)
         self._group_commit = GroupCommit(self._commit)
         self._sender = NotificationSender(
@@ -181,9 +183,17 @@ class PostgresDatabase:
             return pooler.keeps_sessions(self._engine)
 
     def close(self) -> None:
-        """Send the last notifications and close the pool."""
+        """Send the last notifications and close the pool.
+
+        The connection of a transaction that still runs in another thread is closed after it.
+        """
         self._sender.close()
+        self._is_closed = True
         self._engine.dispose()
+
+    def _close_late_one(self, _driver: Any, record: Any) -> None:
+        if self._is_closed:
+            record.invalidate()
 
 
 class _Pings:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from engine_harness import OFTEN, DistributedHarness, at_work
 from ledgers import NOW, TIMING, LedgerHarness, opened, succeeded, urls
-from postgres import KillablePostgres, killable_postgres
+from postgres import KillablePostgres, PostgresServer, killable_postgres
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 from waiting import LIMIT, until
@@ -23,7 +23,7 @@ from receiver.ledger import deliveries, schema
 from receiver.ledger.adoption import adopt_job
 from receiver.ledger.claims import LEASE
 from receiver.ledger.jobs import lock_job
-from receiver.ledger.postgres import conninfo, postgres_address
+from receiver.ledger.postgres import PostgresDatabase, conninfo, postgres_address
 from receiver.model import Delivery, Source
 
 CUT_ALL = (
@@ -227,6 +227,31 @@ def test_the_ledgers_connections_have_their_limits_and_options_in_the_address_ta
     )
     several = "postgresql+psycopg://u:p%40@/d?host=a:1&host=b:2&target_session_attrs=read-write"
     assert "host=a,b" in conninfo(several)
+
+
+def test_threads_that_use_a_ledger_when_it_is_closed_leave_no_connection(
+    postgres_url: str, postgres_server: PostgresServer
+) -> None:
+    database, reading, go_on = PostgresDatabase(postgres_url), threading.Event(), threading.Event()
+
+    def read(connection: Connection) -> int:
+        reading.set()
+        assert go_on.wait(LIMIT)
+        return int(connection.execute(text("SELECT 1")).scalar_one())
+
+    with ThreadPoolExecutor(1) as threads:
+        one = threads.submit(database.read, read)
+        assert reading.wait(LIMIT)
+        database.close()
+        go_on.set()
+        assert one.result(LIMIT) == 1
+    assert database.read(read) == 1
+    until(
+        lambda: postgres_server.connections(postgres_url) == 0,
+        within=5,
+        what="every connection closed",
+    )
+    database.close()
 
 
 def test_a_lock_that_is_not_released_is_a_ledger_error_not_a_wait_for_ever(

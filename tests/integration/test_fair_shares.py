@@ -177,7 +177,7 @@ def test_a_count_of_those_who_wait_that_took_long_is_not_repeated_soon(
 
     monkeypatch.setattr(FairClaims, "count_due", slow)
     simulation = Simulation(ledger, 16)
-    simulation.attack(jobs=20)
+    simulation.attack()
     simulation.run(60)
     times = [later for earlier, later in pairwise([-10.0, *counts]) if later - earlier > 1]
     assert len(times) > 1
