@@ -181,7 +181,8 @@ class Bucket:
         if (found := bucket_in_endpoint(client.meta.endpoint_url, self.name)) and found.certain:
             raise StoreError(found.remedy)
         limit_time(client, self._limits)
-        self._puts = RepeatedPuts(client, session.get_credentials())
+        credentials = session.get_credentials()  # None: the first put says which are missing
+        self._puts = RepeatedPuts(client, credentials) if credentials else None
         return client
 
     def _suspicion(self, error: Exception) -> str:

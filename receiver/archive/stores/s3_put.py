@@ -98,7 +98,7 @@ class _Model:
 class RepeatedPuts:
     """The puts of one client; many threads may use them."""
 
-    def __init__(self, client: "S3Client", credentials: Credentials | None) -> None:
+    def __init__(self, client: "S3Client", credentials: Credentials) -> None:
         self.client = client
         self._credentials = credentials
         self._model: _Model | None = None
@@ -124,8 +124,6 @@ class RepeatedPuts:
 
     def _repeat(self, model: _Model, upload: Upload) -> bool:
         """Send the request; return whether the server answers with success."""
-        if self._credentials is None:
-            return False
         request = AWSRequest(
             "PUT",
             model.base + _quoted(upload.name),
